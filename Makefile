@@ -1,0 +1,25 @@
+# The two commands of the README, and what they need. `make install` alone sets up the environment.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: install dpo test lint clean
+
+install: .venv/.installed
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+dpo: install
+	$(BIN)/python -m hf_align.recipes.dpo $(ARGS)
+
+test: install
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf .venv outputs

@@ -1,0 +1,105 @@
+"""Every option of ours that a YAML file or the command line may set, grouped by what it governs.
+
+Trainer and model options are TRL's own (`DPOConfig`, `SFTConfig`, `ModelConfig`); the fields here
+never reuse one of their names. All fields have a default, and none of this imports torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+def _option(default: Any, help_text: str) -> Any:
+    return field(default=default, metadata={"help": help_text})
+
+
+@dataclass
+class DataArguments:
+    """Which data to read, and how its columns are called."""
+
+    dataset_name: str | None = _option(
+        None, "Hub id, local file (.jsonl[.gz], .parquet, .csv), folder, or 'testbed'."
+    )
+    dataset_config: str | None = _option(
+        None, "Configuration of the dataset ('conversational' for the testbed's chat form)."
+    )
+    dataset_revision: str | None = _option(
+        None, "Branch, tag or commit of a Hub dataset; resolved to a commit and recorded."
+    )
+    dataset_train_split: str = _option("train", "Split to train on.")
+    dataset_test_split: str | None = _option(
+        None, "Held-out split; without one, prompts are held out from the training split."
+    )
+    datasets: list[dict[str, Any]] | None = _option(
+        None, "A mixture in TRL's form: [{path, name, split, columns, fraction}, ...]."
+    )
+    test_split_size: float = _option(
+        0.1, "Share of prompts held out where the data have no test split."
+    )
+    prompt_column: str | None = _option(None, "Column to use as `prompt`.")
+    completion_column: str | None = _option(None, "Column to use as `completion`.")
+    chosen_column: str | None = _option(None, "Column to use as `chosen`.")
+    rejected_column: str | None = _option(None, "Column to use as `rejected`.")
+    messages_column: str | None = _option(None, "Column to use as `messages`.")
+    preference_column: str | None = _option(
+        None, "Column holding the probability that the second output is preferred."
+    )
+    max_train_samples: int | None = _option(None, "Use at most this many training rows.")
+    max_test_samples: int | None = _option(None, "Use at most this many held-out rows.")
+    invalid_rows: Literal["error", "drop"] = _option(
+        "error", "Stop at the first unusable row, or drop such rows and count them in the report."
+    )
+
+    def column_mapping(self) -> dict[str, str]:
+        """The columns that the user renamed: `{our name: their name}`."""
+        named = {
+            "prompt": self.prompt_column,
+            "completion": self.completion_column,
+            "chosen": self.chosen_column,
+            "rejected": self.rejected_column,
+            "messages": self.messages_column,
+            "preference": self.preference_column,
+        }
+        return {ours: theirs for ours, theirs in named.items() if theirs is not None}
+
+
+@dataclass
+class ScratchArguments:
+    """A model made here instead of loaded: small, random, with a tokenizer learnt from the data."""
+
+    from_scratch: bool = _option(
+        False, "Build a small model and a BPE tokenizer from the training text (SFT only)."
+    )
+    scratch_hidden_size: int = _option(128, "Width of the model built by --from_scratch.")
+    scratch_num_layers: int = _option(4, "Layers of the model built by --from_scratch.")
+    scratch_vocab_size: int = _option(4096, "Vocabulary of the tokenizer built by --from_scratch.")
+
+
+@dataclass
+class EvaluationArguments:
+    """What the policy is held against, after and during training."""
+
+    gold_reward: str | None = _option(
+        None,
+        "What counts as the truth: 'testbed', 'package.module:function' or 'file.py:function' in "
+        "TRL's reward signature, or a sequence-classification model (path or Hub id).",
+    )
+    num_eval_prompts: int = _option(512, "Held-out prompts that the policies answer.")
+    num_eval_samples: int = _option(4, "Completions per held-out prompt and policy.")
+    eval_max_new_tokens: int = _option(256, "Longest completion sampled for the evaluation.")
+    eval_generation_batch_size: int = _option(64, "Completions sampled at a time.")
+    audit_steps: int = _option(
+        0, "Sample, score and measure the KL every this many steps (0: only before and after)."
+    )
+    num_audit_prompts: int = _option(256, "Prompts of one audit, apart from the evaluation's.")
+
+
+@dataclass
+class RunArguments:
+    """How the run directory is treated."""
+
+    overwrite: bool = _option(False, "Replace the run already in output_dir.")
+    merge_adapter: bool = _option(
+        False, "Save a LoRA run as one merged model instead of an adapter."
+    )

@@ -1,0 +1,287 @@
+"""Builds, writes and reads the report of a run: report.json and its readable twin report.md.
+
+`METRICS` names every metric once, with its unit, definition and direction; a report with any other
+name is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import html
+import json
+import math
+import os
+import re
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from hf_align.diagnostics.overoptimization import LABELS, Curve, Verdict
+from hf_align.statistics import clustered_mean
+from hf_align.types import Estimate, InputError, Text, content_of
+
+SCHEMA = 1
+
+UP, DOWN, NEUTRAL = "higher is better", "lower is better", "no direction"
+
+METRICS: dict[str, tuple[str, str, str]] = {
+    "kl/sequence": (
+        "nats",
+        "KL(policy‖reference) summed over the completion, Rao-Blackwell.",
+        NEUTRAL,
+    ),
+    "kl/sequence_k1": ("nats", "The same by k1 = log π − log π_ref; cross-check.", NEUTRAL),
+    "kl/per_token": ("nats/token", "Sequence KL divided by the completion's length.", NEUTRAL),
+    "kl/consistency_z": ("SE", "(k1 − Rao-Blackwell) / SE; beyond ±4 the report fails.", NEUTRAL),
+    "reward/score": ("score", "What the reward model emits.", UP),
+    "reward/shaped": ("score", "The score after shaping.", UP),
+    "reward/penalty": ("score", "KL penalty subtracted from the shaped score.", DOWN),
+    "gold/mean": ("gold", "Gold reward of the policy's completions.", UP),
+    "gold/reference": ("gold", "Gold reward of the reference's completions.", UP),
+    "gold/gain": ("gold", "Gold of the policy minus the reference, same prompts.", UP),
+    "gold/drop": ("gold", "Gold at its peak minus the shipped policy, cross-fitted.", DOWN),
+    "gold/win_rate": ("share", "How often gold prefers the policy to the reference.", UP),
+    "proxy/mean": ("score", "Proxy score of the policy's completions.", UP),
+    "proxy/reference": ("score", "Proxy score of the reference's completions.", UP),
+    "proxy/gain": ("score", "Proxy of the policy minus the reference, same prompts.", UP),
+    "proxy/win_rate": ("share", "How often the proxy prefers the policy to the reference.", UP),
+    "judge/win_rate": ("share", "How often the judge prefers the policy to the reference.", UP),
+    "judge/length_controlled_win_rate": ("share", "The same at equal completion lengths.", UP),
+    "length/mean": ("tokens", "Length of the policy's completions, EOS included.", NEUTRAL),
+    "length/reference": ("tokens", "Length of the reference's completions.", NEUTRAL),
+    "length/gain": ("tokens", "Length of the policy minus the reference, same prompts.", NEUTRAL),
+    "length/ended": ("share", "Completions that ended by themselves before the limit.", UP),
+    "diversity/per_input": ("share", "Diversity among completions of one prompt.", UP),
+    "diversity/across_inputs": ("share", "Diversity among completions of different prompts.", UP),
+    "policy/entropy": ("nats/token", "Mean entropy of the policy's next token.", NEUTRAL),
+    "policy/reference_nll": ("nats/token", "−log π_ref per token of the completions.", NEUTRAL),
+    "policy/clip_fraction": ("share", "Tokens whose probability ratio was clipped.", NEUTRAL),
+    "value/loss": ("score²", "Loss of the value model.", DOWN),
+    "value/explained_variance": ("share", "Variance of the returns the values explain.", UP),
+    "nll/held_out": ("nats/token", "−log π of held-out completions.", DOWN),
+    "implicit_reward/accuracy": (
+        "share",
+        "Held-out pairs whose chosen has the larger β·log(π/π_ref).",
+        UP,
+    ),
+    "implicit_reward/margin": ("score", "β·log(π/π_ref), chosen minus rejected.", UP),
+    "implicit_reward/nll": ("nats", "−log σ(margin) on held-out pairs; log 2 at the start.", DOWN),
+    "accuracy/label": ("share", "Held-out pairs ordered as labelled.", UP),
+    "accuracy/gold": ("share", "Held-out pairs ordered as gold orders them.", UP),
+    "accuracy/longest_wins": ("share", "Accuracy of always preferring the longer one.", NEUTRAL),
+    "calibration/temperature": ("ratio", "Divides margins to calibrate them; 1 is best.", NEUTRAL),
+    "calibration/ece_debiased": ("share", "Calibration error less its expected noise.", DOWN),
+    "bias/length_correlation": ("r", "Correlation of score and length within prompts.", NEUTRAL),
+}
+"""Name -> (unit, definition in one line, direction). The glossary is made from it."""
+
+
+def build_report(
+    *,
+    recipe: str,
+    policy: str,
+    reference: str,
+    verdict: Verdict,
+    metrics: dict[str, Estimate],
+    figures: list[str] | None = None,
+    samples: list[dict] | None = None,
+    curve: Curve | None = None,
+    warnings: list[str] | None = None,
+    evaluation: dict | None = None,
+) -> dict:
+    """Assembles the report of one run.
+
+    Args:
+        recipe: Name of the recipe.
+        policy: Id or short name of the policy; never a local path.
+        reference: Id or short name of the reference.
+        verdict: The computed verdict.
+        metrics: Name to estimate; names out of `METRICS`.
+        figures: File names of figures next to the report.
+        samples: Side-by-side rows: `prompt`, `policy`, `reference`, and any numbers to show with
+            them, such as `policy_gold`. All rows have the same keys.
+        curve: Gold and proxy per checkpoint.
+        warnings: Sentences the reader must know.
+        evaluation: Settings of the measurement: prompts, samples per prompt, temperature, seed.
+
+    Raises:
+        ValueError: On an unknown metric name or a value that is NaN or infinite.
+    """
+    for name, estimate in metrics.items():
+        if name not in METRICS:
+            raise ValueError(f"unknown metric {name!r}, expected one of {', '.join(METRICS)}")
+        numbers = [x for x in (estimate.value, estimate.low, estimate.high) if x is not None]
+        if not all(map(math.isfinite, numbers)):
+            raise ValueError(f"metric {name!r} is not finite: {estimate}")
+    samples = list(samples or [])
+    if any(set(row) != set(samples[0]) for row in samples):
+        raise ValueError("the rows of samples have different keys, expected the same in all")
+    if samples and not {"prompt", "policy", "reference"} <= set(samples[0]):
+        raise ValueError(f"samples have {list(samples[0])}, expected prompt, policy and reference")
+    return {
+        "schema": SCHEMA,
+        "recipe": recipe,
+        "policy": policy,
+        "reference": reference,
+        "verdict": {"label": verdict.label, "text": verdict.text},
+        "metrics": {name: estimate.to_dict() for name, estimate in metrics.items()},
+        "figures": list(figures or []),
+        "samples": samples,
+        "curve": None if curve is None else _curve_points(curve),
+        "minimum_detectable_drop": verdict.minimum_detectable_drop,
+        "warnings": list(warnings or []),
+        "evaluation": dict(evaluation or {}),
+    }
+
+
+def report_markdown(report: dict) -> str:
+    """The report as Markdown for a model card: verdict, metrics, figures, samples, settings.
+
+    Generated text is escaped: it cannot add table cells, HTML, links or images.
+    """
+    lines = [f"**{_escaped(report['verdict']['text'])}**", ""]
+    lines += [f"> Warning: {_escaped(warning)}\n" for warning in report["warnings"]]
+    lines += [
+        f"Policy `{report['policy']}` against reference `{report['reference']}`.",
+        "",
+        "| metric | value | 95 % interval | prompts | unit | meaning |",
+        "|---|---:|:---:|---:|---|---|",
+    ]
+    for name, entry in report["metrics"].items():
+        unit, definition, direction = METRICS[name]
+        interval = "–"
+        if entry["low"] is not None and entry["high"] is not None:
+            interval = f"[{_number(entry['low'])}, {_number(entry['high'])}]"
+        meaning = definition if direction == NEUTRAL else f"{definition} ({direction})"
+        cells = [f"`{name}`", _number(entry["value"]), interval, str(entry["n"]), unit, meaning]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines.append("")
+    for figure in report["figures"]:
+        title = Path(figure).stem.replace("_", " ").replace("-", " ")
+        lines += [f"![{title}]({figure})", ""]
+    if report["samples"]:
+        lines += ["### Samples, not selected", "", *_samples_table(report["samples"]), ""]
+    if report["evaluation"]:
+        settings = "; ".join(
+            f"{_escaped(k)}: {_escaped(v)}" for k, v in report["evaluation"].items()
+        )
+        lines += [f"Measured with {settings}.", ""]
+    return "\n".join(lines)
+
+
+def write_report(report: dict, folder: str | Path) -> Path:
+    """Writes `report.json` and `report.md` into the folder, each whole or not at all.
+
+    Returns:
+        The path of `report.json`.
+
+    Raises:
+        ValueError: If the report holds NaN or infinite numbers; nothing is written then.
+        OSError: If the folder cannot be written.
+    """
+    text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False, default=_plain) + "\n"
+    markdown = report_markdown(report)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_atomically(folder / "report.md", markdown)
+    _write_atomically(folder / "report.json", text)
+    return folder / "report.json"
+
+
+def load_report(path: str | Path) -> dict:
+    """Reads and checks a `report.json`, given itself or its folder.
+
+    Raises:
+        InputError: If there is none, it is not JSON, or does not follow the schema.
+    """
+    path = Path(path)
+    path = path / "report.json" if path.is_dir() else path
+    if not path.is_file():
+        raise InputError(f"no report at {path}; give a report.json or the folder that holds it")
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON ({error}); write the report again") from error
+    _check_schema(report, path)
+    return report
+
+
+def _check_schema(report: object, path: Path) -> None:
+    def fail(what: str) -> None:
+        raise InputError(f"{path} is not a report of schema {SCHEMA}: {what}")
+
+    if not isinstance(report, dict) or report.get("schema") != SCHEMA:
+        fail(f"schema is {report.get('schema') if isinstance(report, dict) else 'missing'!r}")
+    kinds = {"recipe": str, "policy": str, "reference": str, "verdict": dict, "metrics": dict}
+    kinds |= {"figures": list, "samples": list, "warnings": list, "evaluation": dict}
+    for key, kind in kinds.items():
+        if not isinstance(report.get(key), kind):
+            fail(f"{key} is {report.get(key)!r}, expected {kind.__name__}")
+    if report["verdict"].get("label") not in LABELS or "text" not in report["verdict"]:
+        fail(f"verdict is {report['verdict']!r}, expected a label out of {', '.join(LABELS)}")
+    for name, entry in report["metrics"].items():
+        if name not in METRICS:
+            fail(f"unknown metric {name!r}")
+        if not isinstance(entry, dict) or set(entry) != {"value", "low", "high", "n"}:
+            fail(f"metric {name!r} is {entry!r}, expected value, low, high and n")
+
+
+def _curve_points(curve: Curve) -> list[dict]:
+    """One entry per checkpoint: step, sqrt_kl, and gold and proxy as estimates or None."""
+    points = []
+    for i, step in enumerate(curve.steps):
+        point = {"step": int(step), "sqrt_kl": float(curve.sqrt_kl[i])}
+        for name, values in (("gold", curve.gold), ("proxy", curve.proxy)):
+            point[name] = None
+            if values is not None:
+                point[name] = clustered_mean(values[i], np.arange(values.shape[1])).to_dict()
+        points.append(point)
+    return points
+
+
+def _samples_table(samples: list[dict]) -> list[str]:
+    keys = list(samples[0])
+    rows = [f"| {' | '.join(_escaped(key.replace('_', ' ')) for key in keys)} |"]
+    rows.append("|" + "|".join("---" for _ in keys) + "|")
+    rows += [f"| {' | '.join(_cell(row[key]) for key in keys)} |" for row in samples]
+    return rows
+
+
+def _cell(value: float | int | Text) -> str:
+    if isinstance(value, (int, float)):
+        return _number(value)
+    return _escaped(content_of(value))
+
+
+def _number(value: float) -> str:
+    """Three significant digits, whole numbers in full."""
+    if abs(value) >= 100 or value == int(value):
+        return f"{value:.0f}"
+    return f"{value:.{2 - max(-2, math.floor(math.log10(abs(value))))}f}"
+
+
+def _escaped(text: object) -> str:
+    """Any text as inert Markdown that fits a table cell."""
+    text = html.escape(str(text), quote=False)
+    text = re.sub(r"([\\`*_\[\]|~$#!])", r"\\\1", text)
+    return re.sub(r"\r\n|\r|\n", "<br>", text)
+
+
+def _plain(value: object) -> object:
+    """numpy numbers and arrays for JSON."""
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} cannot be stored in a report")
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise

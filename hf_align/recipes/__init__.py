@@ -1,0 +1,1 @@
+"""Thin recipes: `python -m hf_align.recipes.<name>` states choices, the library does the work."""

@@ -1,0 +1,268 @@
+"""Holds a trained policy against its reference on held-out prompts and pairs, and writes the
+report.
+
+Both are loaded from disk the way a stranger would load them, so what is measured is what was saved.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from hf_align.diagnostics.kl import ConsistencyCheck
+from hf_align.diagnostics.logps import SampleScores, pair_logps, score_samples
+from hf_align.diagnostics.overoptimization import Curve
+from hf_align.evaluation import always_longer_accuracy, pairwise_accuracy, win_rate
+from hf_align.recipes._inputs import Gold
+from hf_align.rewards import checked_scores
+from hf_align.sampling import Samples, sample_completions
+from hf_align.statistics import clustered_difference, clustered_mean
+from hf_align.types import Estimate, Text, content_of
+
+# The policy and the reference draw from different streams, and audits from another.
+POLICY_STREAM, REFERENCE_STREAM, AUDIT_STREAM = 1, 2, 3
+
+
+@dataclass
+class Answers:
+    """One policy's completions of G prompts, m each, with what was measured on them, (G, m)."""
+
+    samples: Samples
+    gold: np.ndarray | None
+    lengths: np.ndarray
+
+
+@dataclass
+class Evaluator:
+    """Samples, scores and compares policies on fixed prompts.
+
+    Attributes:
+        tokenizer: The tokenizer of policy and reference.
+        prompts: The report's prompts.
+        audit_prompts: The audits' prompts.
+        gold: What counts as the truth, if anything does.
+        num_samples: Completions per prompt of the report.
+        max_new_tokens: Longest completion.
+        batch_size: Completions generated or scored at a time.
+        seed: Seed of the run.
+        audits: Records of the audits so far: step, sequence KL, gold per prompt.
+    """
+
+    tokenizer: Any
+    prompts: list[Text]
+    audit_prompts: list[Text]
+    gold: Gold | None
+    num_samples: int
+    max_new_tokens: int
+    batch_size: int
+    seed: int
+    audits: list[dict[str, Any]] = field(default_factory=list)
+
+    def answer(self, model: Any, prompts: list[Text], num_samples: int, stream: int) -> Answers:
+        """Samples a policy and scores what it wrote."""
+        samples = sample_completions(
+            model,
+            self.tokenizer,
+            prompts,
+            num_samples=num_samples,
+            max_new_tokens=self.max_new_tokens,
+            batch_size=self.batch_size,
+            seed=1000 * self.seed + stream,
+            progress=len(prompts) * num_samples > 8 * self.batch_size and stream != AUDIT_STREAM,
+        )
+        gold = None
+        if self.gold is not None:
+            scores = self.gold.reward(
+                prompts=samples.completion_prompts, completions=samples.completions
+            )
+            gold = np.array(checked_scores(scores, len(samples), self.gold.name))
+            gold = gold.reshape(len(prompts), num_samples)
+        return Answers(samples, gold, samples.lengths.reshape(len(prompts), num_samples))
+
+    def settings(self) -> dict[str, Any]:
+        """How the numbers were made, for the report."""
+        return {
+            "prompts": len(self.prompts),
+            "completions per prompt": self.num_samples,
+            "sampling": f"temperature 1, no top-k or top-p, at most {self.max_new_tokens} tokens",
+            "gold": self.gold.name if self.gold else "none",
+            "audit prompts": len(self.audit_prompts),
+            "seed": self.seed,
+        }
+
+    def audit(self, policy: Any, reference: Any, step: int) -> dict[str, float]:
+        """One point of the curve: KL, gold and length of the policy on the audit prompts."""
+        answers = self.answer(policy, self.audit_prompts, 1, AUDIT_STREAM)
+        scores = score_samples(policy, reference, answers.samples, batch_size=self.batch_size)
+        metrics = {
+            "kl/sequence": float(scores.rao_blackwell.mean()),
+            "kl/sequence_k1": float(scores.k1.mean()),
+            "length/mean": float(answers.lengths.mean()),
+            "policy/entropy": float(scores.entropy.mean()),
+        }
+        record: dict[str, Any] = {"step": step, "kl": metrics["kl/sequence"]}
+        if answers.gold is not None:
+            metrics["gold/mean"] = float(answers.gold.mean())
+            record["gold"] = answers.gold.mean(axis=1).round(6).tolist()
+        self.audits = [audit for audit in self.audits if audit["step"] < step] + [record]
+        return metrics
+
+
+def load_policy(
+    path: str,
+    revision: str | None = None,
+    dtype: Any = None,
+    adapter: str | None = None,
+    **kwargs: Any,
+) -> Any:
+    """A causal language model, on the GPU where there is one, with a LoRA adapter if named."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(path, revision=revision, dtype=dtype, **kwargs)
+    if adapter is not None:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, adapter)
+    if torch.accelerator.is_available() and "quantization_config" not in kwargs:
+        model = model.to(torch.accelerator.current_accelerator())
+    return model.eval()
+
+
+def compare_answers(
+    policy: Answers, reference: Answers, scores: SampleScores, consistency: ConsistencyCheck
+) -> dict[str, Estimate]:
+    """KL, gold, win rate and length of the policy against the reference, on the same prompts."""
+    index = policy.samples.prompt_index
+    metrics = {
+        "kl/sequence": clustered_mean(scores.rao_blackwell, index),
+        "kl/sequence_k1": clustered_mean(scores.k1, index),
+        "kl/consistency_z": Estimate(consistency.z, None, None, len(policy.samples.prompts)),
+        "kl/per_token": clustered_mean(scores.rao_blackwell / scores.length, index),
+        "policy/entropy": clustered_mean(scores.entropy, index),
+        "policy/reference_nll": clustered_mean(scores.reference_nll, index),
+    }
+    if policy.gold is not None and reference.gold is not None:
+        metrics |= {
+            "gold/mean": clustered_mean(policy.gold.ravel(), index),
+            "gold/reference": clustered_mean(reference.gold.ravel(), index),
+            "gold/gain": clustered_difference(policy.gold.ravel(), reference.gold.ravel(), index),
+            "gold/win_rate": win_rate(policy.gold, reference.gold),
+        }
+    metrics |= {
+        "length/mean": clustered_mean(policy.lengths.ravel(), index),
+        "length/gain": clustered_difference(
+            policy.lengths.ravel(), reference.lengths.ravel(), index
+        ),
+        "length/ended": clustered_mean(policy.samples.ended.astype(float), index),
+    }
+    return metrics
+
+
+def compare_pairs(
+    policy: Any,
+    reference: Any,
+    tokenizer: Any,
+    pairs: Any,
+    beta: float,
+    max_length: int,
+    batch_size: int,
+) -> dict[str, Estimate]:
+    """The implicit reward β·log π/π_ref on held-out pairs: accuracy, margin and −log σ(margin).
+
+    `reference` is None for a PEFT policy, whose reference is itself without the adapter.
+    """
+    rows = list(pairs)
+    prompts = [row["prompt"] for row in rows]
+    clusters = np.array([repr(prompt) for prompt in prompts])
+    rewards = {}
+    for side in ("chosen", "rejected"):
+        texts = [row[side] for row in rows]
+
+        def logps(model: Any, texts: list[Text] = texts) -> tuple[np.ndarray, np.ndarray]:
+            return pair_logps(
+                model, tokenizer, prompts, texts, batch_size=batch_size, max_length=max_length
+            )
+
+        ours, lengths = logps(policy)
+        if reference is None:
+            with policy.disable_adapter():
+                theirs, _ = logps(policy)
+        else:
+            theirs, _ = logps(reference)
+        rewards[side] = (beta * (ours - theirs), lengths)
+    kept = (rewards["chosen"][1] > 0) & (rewards["rejected"][1] > 0)
+    margins = (rewards["chosen"][0] - rewards["rejected"][0])[kept]
+    clusters = clusters[kept]
+    lengths = [
+        np.array([len(content_of(row[side]).split()) for row in rows])[kept]
+        for side in ("chosen", "rejected")
+    ]
+    return {
+        "implicit_reward/accuracy": pairwise_accuracy(margins, clusters),
+        "implicit_reward/margin": clustered_mean(margins, clusters),
+        "implicit_reward/nll": clustered_mean(np.logaddexp(0.0, -margins), clusters),
+        "accuracy/longest_wins": always_longer_accuracy(lengths[0], lengths[1], clusters),
+    }
+
+
+def held_out_nll(
+    model: Any, tokenizer: Any, rows: list[dict[str, Any]], max_length: int, batch_size: int
+) -> Estimate:
+    """−log π of held-out completions, in nats per token, clustered by prompt.
+
+    Rows hold `prompt` and `completion`; a row whose prompt fills `max_length` has no tokens and is
+    left out.
+    """
+    prompts = [row["prompt"] for row in rows]
+    logps, lengths = pair_logps(
+        model,
+        tokenizer,
+        prompts,
+        [row["completion"] for row in rows],
+        batch_size=batch_size,
+        max_length=max_length,
+    )
+    kept = lengths > 0
+    clusters = np.array([repr(prompt) for prompt in prompts])[kept]
+    return clustered_mean(-logps[kept] / lengths[kept], clusters)
+
+
+def whole_curve(evaluator: Evaluator, policy: Answers, reference: Answers, kl: float) -> Curve:
+    """Gold against KL: the audits where there were any, otherwise the report's two ends."""
+    audits = evaluator.audits
+    if len(audits) > 1:
+        gold = np.array([audit["gold"] for audit in audits]) if "gold" in audits[0] else None
+        return Curve(
+            steps=np.array([audit["step"] for audit in audits]),
+            sqrt_kl=np.sqrt(np.maximum([audit["kl"] for audit in audits], 0.0)),
+            gold=gold,
+        )
+    gold = None
+    if policy.gold is not None and reference.gold is not None:
+        gold = np.stack([reference.gold.mean(axis=1), policy.gold.mean(axis=1)])
+    return Curve(steps=np.array([0, 1]), sqrt_kl=np.sqrt([0.0, max(kl, 0.0)]), gold=gold)
+
+
+def samples_table(policy: Answers, reference: Answers, count: int = 8) -> list[dict[str, Any]]:
+    """The first completion of each policy for the first prompts, side by side with their gold."""
+    rows = []
+    for index in range(min(count, len(policy.samples.prompts))):
+        row: dict[str, Any] = {"prompt": _shown(policy.samples.prompts[index])}
+        for side, answers in (("policy", policy), ("reference", reference)):
+            first = index * answers.lengths.shape[1]
+            row[side] = answers.samples.texts[first]
+            if answers.gold is not None:
+                row[f"{side}_gold"] = round(float(answers.gold[index, 0]), 2)
+        rows.append(row)
+    return rows
+
+
+def _shown(prompt: Text) -> str:
+    return (
+        prompt
+        if isinstance(prompt, str)
+        else "\n".join(f"{m['role']}: {m['content']}" for m in prompt)
+    )

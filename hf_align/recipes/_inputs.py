@@ -1,0 +1,193 @@
+"""What a recipe reads: data, models and the gold reward, named by options or the testbed's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from hf_align.configs import DataArguments, EvaluationArguments
+from hf_align.data import LoadedData, load_data
+from hf_align.hub import resolve_model
+from hf_align.recipes._parser import Choices, RecipeParser
+from hf_align.rewards import classifier_reward, reward_function
+from hf_align.testbed import MAX_NEW_TOKENS, Testbed, build_testbed, gold_reward
+from hf_align.types import InputError, RewardFn, Text
+
+TESTBED = "testbed"
+
+
+def fill_from_testbed(parser: RecipeParser, choices: Choices) -> Choices:
+    """Without data named anywhere a recipe runs its testbed YAML; flags still beat it.
+
+    Raises:
+        InputError: Data were named but no model.
+    """
+    named = choices.get("dataset_name") or choices.get("datasets")
+    if named is None and choices.config is None:
+        return parser.with_config(choices, f"recipes/{choices.recipe}/testbed.yaml")
+    if named is None:
+        raise InputError(f"dataset_name is missing ({choices.config}); name a file or a Hub id")
+    if choices.get("model_name_or_path") is None and not choices.get("from_scratch"):
+        scratch = "; or pass --from_scratch" if choices.recipe == "sft" else ""
+        raise InputError(f"model_name_or_path is missing; name a model folder or a Hub id{scratch}")
+    return choices
+
+
+def load_testbed(choices: Choices) -> Testbed | None:
+    """The testbed, built if need be, where the data or the model are the testbed's."""
+    wanted = TESTBED in (choices.get("dataset_name"), choices.get("model_name_or_path"))
+    return build_testbed() if wanted else None
+
+
+def load_inputs(
+    choices: Choices, task: Literal["sft", "preference"], testbed: Testbed | None
+) -> LoadedData:
+    """The normalised dataset that the options name.
+
+    Raises:
+        InputError: The data cannot be used; names file, row, column.
+        OSError: The Hub cannot be reached, or refuses.
+    """
+    args = choices.build(DataArguments)
+    name, config = args.dataset_name, args.dataset_config
+    if name == TESTBED:
+        if config not in (None, "standard", "conversational"):
+            raise InputError(
+                "dataset_config of the testbed must be 'standard' or 'conversational'; "
+                f"got {config!r}"
+            )
+        dataset = {"sft": "demonstrations", "preference": "preferences"}[task]
+        chat = config == "conversational"
+        name = str(testbed.conversational(dataset) if chat else testbed.path / dataset)
+        config = None
+    data = load_data(
+        name,
+        task,
+        mixture=args.datasets,
+        config=config,
+        revision=args.dataset_revision,
+        train_split=args.dataset_train_split,
+        test_split=args.dataset_test_split,
+        columns=args.column_mapping(),
+        test_split_size=args.test_split_size,
+        max_train_samples=args.max_train_samples,
+        max_test_samples=args.max_test_samples,
+        invalid_rows=args.invalid_rows,
+    )
+    if args.dataset_name == TESTBED:
+        data.sources[:] = [replace(source, name=f"testbed/{task}") for source in data.sources]
+    return data
+
+
+def locate_model(choices: Choices, testbed: Testbed | None) -> dict[str, str | None]:
+    """Where the model is and exactly which one: `{"name", "path", "revision", "sha256"}`.
+
+    Raises:
+        InputError: No such folder, or an adapter without its base.
+        OSError: The Hub cannot be reached, or refuses.
+    """
+    name = choices.get("model_name_or_path")
+    path = str(testbed.policy_path) if name == TESTBED else name
+    source = resolve_model(path, choices.get("model_revision"))
+    return source | {"name": name, "path": source["name"]}
+
+
+def check_peft_source(path: str) -> None:
+    """Refuses an adapter as the model to train.
+
+    Raises:
+        InputError: The folder holds a LoRA adapter.
+    """
+    from pathlib import Path
+
+    if (Path(path) / "adapter_config.json").is_file():
+        raise InputError(
+            f"model_name_or_path {path} is a LoRA adapter; train it with --merge_adapter, which "
+            "saves the merged model, and name that"
+        )
+
+
+@dataclass(frozen=True)
+class Gold:
+    """What counts as the truth in an evaluation.
+
+    Attributes:
+        name: How the report calls it.
+        reward: The function.
+        source: Its entry in the lineage, where it is a model.
+    """
+
+    name: str
+    reward: RewardFn
+    source: dict[str, Any] | None = None
+
+
+def load_gold(choices: Choices) -> Callable[[str], Gold | None]:
+    """Checks the named gold reward now, and returns what loads it onto a device later.
+
+    Raises:
+        InputError: It names neither a function nor a model.
+        OSError: The Hub cannot be reached, or refuses.
+    """
+    name = choices.build(EvaluationArguments).gold_reward
+    if name is None and choices.get("dataset_name") == TESTBED:
+        name = TESTBED
+    if name is None:
+        return lambda device: None
+    if name == TESTBED:
+        gold = Gold("the testbed's exact reward", gold_reward)
+        return lambda device: gold
+    function = reward_function(name)
+    if function is not None:
+        return lambda device: Gold(name, function)
+    source = resolve_model(name)
+    return lambda device: Gold(
+        source["name"], classifier_reward(source["name"], source["revision"], device), source
+    )
+
+
+def evaluation_prompts(
+    choices: Choices, data: LoadedData, testbed: Testbed | None
+) -> tuple[list[Text], list[Text]]:
+    """Held-out prompts: those that the report's policies answer, and those of the audits; disjoint.
+
+    The testbed has splits for each. Otherwise they are distinct prompts of the test split, two
+    thirds of them for the report where there are too few for both.
+    """
+    args = choices.build(EvaluationArguments)
+    audits = args.num_audit_prompts if args.audit_steps else 0
+    if choices.get("dataset_name") == TESTBED:
+        conversational = data.report.conversational
+        report, audit = (
+            [[{"role": "user", "content": text}] if conversational else text for text in texts]
+            for texts in (testbed.prompts("report"), testbed.prompts("audit"))
+        )
+        return report[: args.num_eval_prompts], audit[:audits]
+    distinct = {repr(prompt): prompt for prompt in data.splits["test"]["prompt"]}
+    prompts = list(distinct.values())
+    if audits and len(prompts) < args.num_eval_prompts + audits:
+        share = max(1, 2 * len(prompts) // 3)
+        return prompts[:share][: args.num_eval_prompts], prompts[share:][:audits]
+    return (
+        prompts[: args.num_eval_prompts],
+        prompts[args.num_eval_prompts : args.num_eval_prompts + audits],
+    )
+
+
+def lineage(model: dict[str, Any] | None, data: LoadedData, gold: Gold | None) -> dict[str, Any]:
+    """What goes into a run, by id and revision or content hash: the content of `lineage.json`."""
+    entries: dict[str, Any] = {}
+    if model is not None:
+        entries["model"] = {key: model[key] for key in ("name", "revision", "sha256")}
+        entries["reference"] = entries["model"]
+    if gold is not None:
+        entries["gold_reward"] = gold.source or {"name": gold.name}
+    return entries | {"data": [source.to_dict() for source in data.sources]}
+
+
+def max_new_tokens(choices: Choices) -> int:
+    """The longest completion to sample: the option, or the testbed's own limit."""
+    if choices.get("dataset_name") == TESTBED and "eval_max_new_tokens" not in choices.values:
+        return MAX_NEW_TOKENS
+    return choices.build(EvaluationArguments).eval_max_new_tokens

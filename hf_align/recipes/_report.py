@@ -1,0 +1,161 @@
+"""Evaluates what a run saved, writes its report, figures and card, and prints the closing table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hf_align.data import LoadedData
+from hf_align.diagnostics.kl import check_consistency
+from hf_align.diagnostics.logps import score_samples
+from hf_align.diagnostics.overoptimization import Curve, Verdict, verdict
+from hf_align.diagnostics.plots import gain_figure, overoptimization_figure, save_figure
+from hf_align.diagnostics.report import build_report, report_markdown, write_report
+from hf_align.hub import shown_name
+from hf_align.recipes._evaluation import (
+    POLICY_STREAM,
+    REFERENCE_STREAM,
+    Answers,
+    Evaluator,
+    compare_answers,
+    compare_pairs,
+    held_out_nll,
+    load_policy,
+    samples_table,
+    whole_curve,
+)
+from hf_align.recipes._parser import Choices
+from hf_align.recipes._run import Run, finish_run
+from hf_align.recipes._training import Setup
+from hf_align.types import Estimate
+
+
+def preference_report(
+    choices: Choices,
+    run: Run,
+    setup: Setup,
+    source: dict[str, Any],
+    evaluator: Evaluator,
+    data: LoadedData,
+) -> None:
+    """Evaluates a preference-tuned policy against its reference, and finishes the run."""
+    policy, reference = load_saved(choices, run, setup, source)
+    metrics = compare_pairs(
+        policy,
+        reference,
+        setup.tokenizer,
+        data.splits["test"],
+        setup.args.beta,
+        setup.args.max_length,
+        evaluator.batch_size,
+    )
+    write_run_report(run, source, evaluator, policy, reference, metrics)
+
+
+def sft_report(
+    choices: Choices,
+    run: Run,
+    setup: Setup,
+    source: dict[str, Any] | None,
+    start: Any,
+    evaluator: Evaluator,
+    data: LoadedData,
+) -> None:
+    """Evaluates a fine-tuned policy against the model it started from, and finishes the run.
+
+    `start` is the untrained model where it was made from scratch, else None: it is loaded from
+    `source`.
+    """
+    if start is None:
+        policy, start = load_saved(choices, run, setup, source)
+    else:
+        policy = load_policy(str(run.path)).to(start.device)
+    rows = [row for row in map(as_pair, data.splits["test"]) if row is not None]
+    metrics: dict[str, Estimate] = {}
+    if rows:
+        metrics["nll/held_out"] = held_out_nll(
+            policy, setup.tokenizer, rows, setup.args.max_length, evaluator.batch_size
+        )
+    write_run_report(run, source, evaluator, policy, start, metrics)
+
+
+def load_saved(choices: Choices, run: Run, setup: Setup, source: dict[str, Any]) -> tuple[Any, Any]:
+    """The saved policy and its reference, from disk; for an adapter `(policy, None)`."""
+    load = {"dtype": setup.model_args.dtype, **setup.model_kwargs}
+    if setup.model_args.use_peft and not choices.get("merge_adapter"):
+        return load_policy(source["path"], source["revision"], adapter=str(run.path), **load), None
+    reference = load_policy(source["path"], source["revision"], **load)
+    return load_policy(str(run.path), **load), reference
+
+
+def as_pair(row: dict[str, Any]) -> dict[str, Any] | None:
+    """A row of SFT data as `prompt` and `completion`; None for plain text, which has no prompt."""
+    if "completion" in row:
+        return {"prompt": row["prompt"], "completion": row["completion"]}
+    messages = row.get("messages")
+    if messages and len(messages) > 1 and messages[-1]["role"] == "assistant":
+        return {"prompt": messages[:-1], "completion": messages[-1:]}
+    return None
+
+
+def write_run_report(
+    run: Run,
+    source: dict[str, Any] | None,
+    evaluator: Evaluator,
+    policy: Any,
+    reference: Any,
+    metrics: dict[str, Estimate],
+) -> None:
+    """Samples both policies, measures, judges, and writes `report/` and the card.
+
+    `reference` is None for a PEFT policy: its reference is itself without the adapter.
+    """
+    judged = Verdict("INCONCLUSIVE", "INCONCLUSIVE: the data have no prompts to sample from.")
+    curve, figures, samples = None, [], []
+    if evaluator.prompts:
+        ours = evaluator.answer(policy, evaluator.prompts, evaluator.num_samples, POLICY_STREAM)
+        if reference is None:
+            with policy.disable_adapter():
+                theirs = _reference_answers(policy, evaluator)
+        else:
+            theirs = _reference_answers(reference, evaluator)
+        scores = score_samples(policy, reference, ours.samples, batch_size=evaluator.batch_size)
+        consistency = check_consistency(scores.k1, scores.rao_blackwell, ours.samples.prompt_index)
+        metrics = compare_answers(ours, theirs, scores, consistency) | metrics
+        curve = whole_curve(evaluator, ours, theirs, metrics["kl/sequence"].value)
+        judged = verdict(curve, consistency)
+        figures = draw_figures(run.path / "report", curve, judged, ours, theirs)
+        samples = samples_table(ours, theirs)
+    report = build_report(
+        recipe=run.recipe,
+        policy=run.record["name"],
+        reference=shown_name(source) if source else "the untrained model",
+        verdict=judged,
+        metrics=metrics,
+        figures=figures,
+        samples=samples,
+        curve=curve,
+        warnings=run.warnings,
+        evaluation=evaluator.settings(),
+    )
+    write_report(report, run.path / "report")
+    finish_run(run, report, report_markdown(report))
+
+
+def _reference_answers(reference: Any, evaluator: Evaluator) -> Answers:
+    return evaluator.answer(reference, evaluator.prompts, evaluator.num_samples, REFERENCE_STREAM)
+
+
+def draw_figures(
+    folder: Path, curve: Curve, judged: Verdict, policy: Answers, reference: Answers
+) -> list[str]:
+    """Saves the report's figures and returns their file names; without gold there are none."""
+    if curve.gold is None or policy.gold is None or reference.gold is None:
+        return []
+    figures = {
+        "gold_against_kl": overoptimization_figure(curve, peak_index=judged.peak_index),
+        "gold_and_length": gain_figure(
+            reference.gold, policy.gold, reference.lengths, policy.lengths
+        ),
+    }
+    return [save_figure(figure, folder / f"{name}.png").name for name, figure in figures.items()]

@@ -1,0 +1,290 @@
+"""Starts and finishes a run: the output directory, its records, the saved model and the closing
+table.
+
+Everything that a later stage reads is written here, each file atomically (temporary name, then
+rename).
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shlex
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from hf_align.hub import model_card
+from hf_align.recipes._parser import Choices
+from hf_align.types import InputError
+
+_SECRETS = ("hub_token", "push_to_hub_token", "token")
+_PACKAGES = ("hf_align", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
+
+
+def recipe(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | None], None]:
+    """Turns what people can mend into one line: exit 2 for a mistake, 1 where the world is at fault."""
+
+    @functools.wraps(main)
+    def wrapped(args: list[str] | None = None) -> None:
+        # Nothing leaves the machine unless asked: the trainers' usage ping is off unless someone
+        # set it.
+        os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+        try:
+            main(args)
+        except InputError as error:
+            _stop(f"error: {error}", 2)
+        except OSError as error:
+            _stop(f"error: {' '.join(str(error).split())}", 1)
+        except KeyboardInterrupt:
+            _stop(
+                "\nstopped; the same command with --resume_from_checkpoint goes on from here", 130
+            )
+
+    return wrapped
+
+
+def _stop(message: str, code: int) -> None:
+    print(message, file=sys.stderr)
+    raise SystemExit(code)
+
+
+def is_main_process() -> bool:
+    """Whether this process writes files and prints (rank 0, or the only one)."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+@dataclass
+class Run:
+    """A run directory in the making.
+
+    Attributes:
+        recipe: Name of the recipe.
+        path: The directory.
+        resume: Checkpoint to resume from, if any.
+        record: What `run.json` will hold.
+        warnings: Lines that the report repeats.
+    """
+
+    recipe: str
+    path: Path
+    resume: Path | None
+    record: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    def warn(self, message: str) -> None:
+        """Shows a warning now and repeats it in the report."""
+        self.warnings.append(message)
+        if is_main_process():
+            tqdm.write(f"warning: {message}", file=sys.stderr)
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Writes a JSON file of the run directory atomically."""
+        if is_main_process():
+            write_atomically(self.path / name, json.dumps(content, indent=2, default=str) + "\n")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a text file under a temporary name, then renames it: no reader ever sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def check_output(choices: Choices) -> Run:
+    """Settles where the run goes, without writing anything there.
+
+    Raises:
+        InputError: The directory holds something and neither --resume_from_checkpoint nor
+            --overwrite was given; or there is nothing to resume; or a token was given as an option.
+        OSError: The directory cannot be written.
+    """
+    for name in _SECRETS:
+        if choices.get(name):
+            raise InputError(
+                f"{name} would be written into the run; set HF_TOKEN or run `hf auth login` instead"
+            )
+    path = Path(choices.get("output_dir") or f"outputs/{choices.recipe}")
+    run = Run(choices.recipe, path, None)
+    if not is_main_process():
+        run.resume = _checkpoint(choices, path)
+        return run
+    if path.exists() and not path.is_dir():
+        raise InputError(f"output_dir {path} is a file; name a folder")
+    run.resume = _checkpoint(choices, path)
+    occupied = path.is_dir() and any(path.iterdir())
+    if occupied and run.resume is None:
+        if not choices.get("overwrite"):
+            raise InputError(
+                f"output_dir {path} is not empty; name another, or pass --overwrite, or "
+                "--resume_from_checkpoint to go on with the run in it"
+            )
+        if not (path / "run.json").is_file():
+            raise InputError(f"output_dir {path} holds no run (no run.json); --overwrite leaves it")
+    _check_writable(path)
+    return run
+
+
+def _checkpoint(choices: Choices, path: Path) -> Path | None:
+    """The checkpoint to resume from: the one named, or the newest complete one of the run."""
+    asked = choices.get("resume_from_checkpoint")
+    if asked in (None, False, "false"):
+        return None
+    if asked not in (True, "true"):
+        if not _is_complete(Path(asked)):
+            raise InputError(f"resume_from_checkpoint {asked}: no complete checkpoint there")
+        return Path(asked)
+    found = sorted(path.glob("checkpoint-*"), key=lambda folder: int(folder.name.split("-")[1]))
+    complete = [folder for folder in found if _is_complete(folder)]
+    if not complete:
+        raise InputError(
+            f"resume_from_checkpoint: {path} has no complete checkpoint yet; start again with "
+            "--overwrite"
+        )
+    return complete[-1]
+
+
+def _is_complete(folder: Path) -> bool:
+    # The trainer writes trainer_state.json last, so a process killed while saving leaves none, or
+    # half of one.
+    try:
+        json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _check_writable(path: Path) -> None:
+    existing = path
+    while not existing.exists():
+        existing = existing.parent
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise OSError(f"output_dir {path} cannot be written: {error.strerror}") from error
+
+
+def begin_run(run: Run, choices: Choices, config: dict[str, Any], lineage: dict[str, Any]) -> None:
+    """Creates the directory and writes `run.json` and `lineage.json`, before the first step."""
+    run.record = {
+        "schema": 1,
+        "recipe": run.recipe,
+        "name": run.path.resolve().name,
+        "status": "running",
+        "command": shlex.join(["python", "-m", f"hf_align.recipes.{run.recipe}", *choices.command]),
+        "seed": config.get("seed"),
+        "config": {
+            key: ("<hidden>" if key in _SECRETS and value else value)
+            for key, value in config.items()
+        },
+        "versions": {"python": sys.version.split()[0]}
+        | {package: version(package) for package in _PACKAGES},
+        "lineage": lineage,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    if not is_main_process():
+        return
+    if run.resume is None and run.path.is_dir():
+        for entry in run.path.iterdir():
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    run.path.mkdir(parents=True, exist_ok=True)
+    run.write_json("run.json", run.record)
+    run.write_json("lineage.json", lineage)
+
+
+def save_model(run: Run, trainer: Any, tokenizer: Any, merge_adapter: bool = False) -> None:
+    """Saves the policy and its tokenizer at the top of the run directory.
+
+    They are written to a folder beside and moved in file by file, and the trainer's pickled
+    arguments stay out, so a full disk leaves the checkpoints as they were and no half-written
+    model.
+
+    Raises:
+        OSError: The disk is full, or the directory went away.
+    """
+    partial = run.path / ".saving"
+    if merge_adapter:
+        model = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()
+        if is_main_process():
+            _write_model(partial, lambda: model.save_pretrained(partial))
+    else:
+        _write_model(partial, lambda: trainer.save_model(str(partial)))
+    trainer.accelerator.wait_for_everyone()
+    if not is_main_process():
+        return
+    _write_model(partial, lambda: tokenizer.save_pretrained(partial))
+    for file in sorted(partial.iterdir()):
+        if file.name in ("training_args.bin", "README.md"):
+            file.unlink()
+        else:
+            os.replace(file, run.path / file.name)
+    partial.rmdir()
+
+
+def _write_model(partial: Path, write: Callable[[], Any]) -> None:
+    try:
+        write()
+    except Exception as error:
+        # safetensors reports a full disk as its own exception type, not as an OSError.
+        shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, OSError) or "os error" in str(error).lower():
+            raise OSError(
+                f"the model could not be saved in {partial.parent} ({error}); the last checkpoint "
+                "there is intact: make room, then run again with --resume_from_checkpoint"
+            ) from error
+        raise
+
+
+_NEXT = {
+    "sft": "python -m hf_align.recipes.dpo --model_name_or_path {path}",
+    "dpo": "python -m hf_align.recipes.dpo --beta 0.02 --output_dir outputs/dpo-beta-0.02",
+}
+
+
+def finish_run(run: Run, report: dict[str, Any], body: str) -> None:
+    """Marks the run finished, writes the card, and prints table, verdict and next command."""
+    if not is_main_process():
+        return
+    run.record |= {
+        "status": "finished",
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    run.write_json("run.json", run.record)
+    write_atomically(run.path / "README.md", model_card(run.record, report, body))
+    print(closing_table(report))
+    print(f"\n{report['verdict']['text']}")
+    for line in report["warnings"]:
+        print(f"warning: {line}")
+    next_command = _NEXT[run.recipe].format(path=run.path)
+    print(f"\nmodel, report and card: {run.path}\nnext: {next_command}")
+
+
+def closing_table(report: dict[str, Any]) -> str:
+    """The report's metrics as aligned text: name, value, 95 % interval, number of prompts."""
+    rows = [("metric", "value", "95 % interval", "prompts")]
+    for name, entry in report["metrics"].items():
+        interval = "" if entry["low"] is None else f"[{entry['low']:.3f}, {entry['high']:.3f}]"
+        rows.append((name, f"{entry['value']:.3f}", interval, str(entry["n"])))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    return "\n".join(
+        f"{name:<{widths[0]}}  {value:>{widths[1]}}  {interval:<{widths[2]}}  {n:>{widths[3]}}"
+        for name, value, interval, n in rows
+    )

@@ -1,0 +1,272 @@
+"""From options to a trained model: settled arguments, models, callbacks, the step-0 check."""
+
+from __future__ import annotations
+
+import copy
+import json
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from hf_align.configs import EvaluationArguments, ScratchArguments
+from hf_align.data import LoadedData, audit_with_tokenizer
+from hf_align.recipes._evaluation import Evaluator, load_policy
+from hf_align.recipes._inputs import TESTBED, Gold, max_new_tokens
+from hf_align.recipes._parser import Choices
+from hf_align.recipes._preflight import (
+    check_lengths,
+    check_tokenizer,
+    fit_length,
+    scaled_learning_rate,
+    trainer_defaults,
+)
+from hf_align.recipes._run import Run, is_main_process, write_atomically
+from hf_align.types import Text
+
+
+@dataclass
+class Setup:
+    """What a trainer is built from.
+
+    Attributes:
+        args: TRL's configuration, complete.
+        model_args: TRL's model options.
+        tokenizer: The tokenizer, checked.
+        warnings: What the preflight found worth saying.
+    """
+
+    args: Any
+    model_args: Any
+    tokenizer: Any
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def model_kwargs(self) -> dict[str, Any]:
+        """Keyword arguments for loading the model's weights."""
+        from trl import get_quantization_config
+
+        kwargs: dict[str, Any] = {"trust_remote_code": self.args.trust_remote_code}
+        if self.model_args.attn_implementation is not None:
+            kwargs["attn_implementation"] = self.model_args.attn_implementation
+        quantization = get_quantization_config(self.model_args)
+        if quantization is not None:
+            kwargs["quantization_config"] = quantization
+        return kwargs
+
+
+def settle(
+    choices: Choices,
+    run: Run,
+    config_class: type,
+    data: LoadedData,
+    source: dict[str, Any] | None,
+    tokenizer: Any = None,
+    *,
+    full_learning_rate: float,
+) -> Setup:
+    """Settles the trainer's arguments and the tokenizer, before any weights load.
+
+    Args:
+        choices: The user's options.
+        run: The run.
+        config_class: TRL's configuration class.
+        data: The normalised data.
+        source: Where the model is; None for a model made from scratch, whose `tokenizer` is given.
+        tokenizer: Tokenizer of a model made from scratch.
+        full_learning_rate: Default for training all weights.
+
+    Raises:
+        InputError: Anything that cannot work on this machine, with this model, on these data.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+    from trl import ModelConfig
+
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|trl")
+    max_positions = None
+    if source is not None:
+        trust = choices.get("trust_remote_code", False)
+        where = {"revision": source["revision"], "trust_remote_code": trust}
+        tokenizer = AutoTokenizer.from_pretrained(source["path"], **where)
+        text_config = AutoConfig.from_pretrained(source["path"], **where).get_text_config()
+        max_positions = text_config.max_position_embeddings
+    if choices.get("pad_token"):
+        tokenizer.pad_token = choices.values.pop("pad_token")
+    name = source["name"] if source else "made from scratch"
+    has_template = choices.get("chat_template_path") is not None
+    check_tokenizer(tokenizer, name, data.report.conversational, has_template)
+    defaults = trainer_defaults(choices, str(run.path))
+    defaults |= scaled_learning_rate(choices, full_learning_rate)
+    defaults |= fit_length(choices, max_positions)
+    model_defaults = {}
+    if choices.get("use_peft") and defaults["bf16"]:
+        model_defaults["dtype"] = "bfloat16"
+    args = choices.build(config_class, defaults)
+    args.resume_from_checkpoint = str(run.resume) if run.resume else None
+    setup = Setup(args, choices.build(ModelConfig, model_defaults), tokenizer)
+    if not has_template:
+        audit = audit_with_tokenizer(data.splits, tokenizer, args.max_length, data.report.task)
+        setup.warnings = check_lengths(audit, args.max_length)
+    run.warnings += setup.warnings
+    return setup
+
+
+def resolved_config(choices: Choices, setup: Setup, own: tuple[type, ...]) -> dict[str, Any]:
+    """Every option with the value it ended up with, JSON-ready, for `run.json`."""
+    config = setup.args.to_dict() | vars(setup.model_args)
+    for cls in own:
+        config |= vars(choices.build(cls))
+    return json.loads(json.dumps(config, default=str))
+
+
+def make_evaluator(
+    choices: Choices,
+    setup: Setup,
+    prompts: tuple[list[Text], list[Text]],
+    load_gold: Callable[[str], Gold | None],
+) -> Evaluator:
+    """The evaluator that the options describe, with its gold reward loaded."""
+    args = choices.build(EvaluationArguments)
+    return Evaluator(
+        tokenizer=setup.tokenizer,
+        prompts=prompts[0],
+        audit_prompts=prompts[1],
+        gold=load_gold(str(setup.args.device)),
+        num_samples=args.num_eval_samples,
+        max_new_tokens=max_new_tokens(choices),
+        batch_size=args.eval_generation_batch_size,
+        seed=setup.args.seed,
+    )
+
+
+def choose_precompute(choices: Choices, setup: Setup, audit_steps: int) -> None:
+    """Computes the reference's log-probabilities beforehand where that saves work and nothing else
+    needs it.
+
+    Once per pair instead of once per pair and epoch; the reference then leaves the memory. With one
+    epoch there is nothing to save, LoRA has its reference inside, and audits need the reference
+    alive.
+    """
+    if "precompute_ref_log_probs" in choices.values or setup.args.sync_ref_model:
+        return
+    repeated = setup.args.num_train_epochs > 1 and setup.args.max_steps <= 0
+    if repeated and not setup.model_args.use_peft and not audit_steps:
+        setup.args.precompute_ref_log_probs = True
+
+
+def load_policy_and_reference(setup: Setup, source: dict[str, Any]) -> tuple[Any, Any]:
+    """The policy and its reference, both from one pinned source; None for LoRA, which holds it."""
+
+    def load() -> Any:
+        return load_policy(
+            source["path"], source["revision"], setup.model_args.dtype, **setup.model_kwargs
+        )
+
+    return load(), None if setup.model_args.use_peft else load()
+
+
+def from_scratch(choices: Choices, data: LoadedData) -> tuple[Any, Any]:
+    """An untrained model and its tokenizer: the testbed's for its data, else learnt from the text."""
+    seed = choices.get("seed", 42)
+    if choices.get("dataset_name") == TESTBED:
+        import torch
+
+        from hf_align.testbed import tiny_llama
+        from hf_align.testbed import tokenizer as testbed_tokenizer
+
+        tokenizer = testbed_tokenizer()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return tiny_llama(tokenizer), tokenizer
+    from hf_align.recipes._scratch import build_from_text
+
+    sizes = choices.build(ScratchArguments)
+    return build_from_text(data.splits["train"], sizes, choices.get("max_length", 1024), seed)
+
+
+def policy_and_start(
+    setup: Setup, source: dict[str, Any] | None, scratch: Any, audit_steps: int
+) -> tuple[Any, Any]:
+    """The policy to fine-tune, and the model it starts from where something needs that in memory.
+
+    A model made from scratch is on no disk, so its start is kept; a loaded one is kept only for
+    audits.
+    """
+    if source is None:
+        return scratch, copy.deepcopy(scratch)
+    policy, start = load_policy_and_reference(setup, source) if audit_steps else (None, None)
+    if policy is None:
+        policy = load_policy(
+            source["path"], source["revision"], setup.model_args.dtype, **setup.model_kwargs
+        )
+    return policy, start
+
+
+def run_trainer(run: Run, trainer: Any, evaluator: Evaluator, reference: Any, every: int) -> None:
+    """Trains with our callbacks (metrics file, progress, audits), resuming where asked."""
+    from transformers import PrinterCallback, ProgressCallback
+
+    from hf_align.trainers.callbacks import Audit, MetricsFile, Progress
+
+    for noisy in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(noisy)
+    trainer.add_callback(MetricsFile(run.path / "metrics.jsonl"))
+    if every and is_main_process():
+        audits = run.path / "audits.json"
+        if run.resume is not None and audits.is_file():
+            step = int(run.resume.name.split("-")[1])
+            kept = json.loads(audits.read_text(encoding="utf-8"))
+            evaluator.audits = [audit for audit in kept if audit["step"] <= step]
+
+        def record(metrics: dict[str, Any]) -> None:
+            step = metrics.pop("step")
+            write_atomically(audits, json.dumps(evaluator.audits) + "\n")
+            with (run.path / "metrics.jsonl").open("a", encoding="utf-8") as stream:
+                line = {"step": step} | {f"audit/{key}": value for key, value in metrics.items()}
+                stream.write(json.dumps(line) + "\n")
+
+        def measure(model: Any, step: int) -> dict[str, float]:
+            return evaluator.audit(model, reference, step)
+
+        trainer.add_callback(Audit(measure, every, record))
+    trainer.add_callback(Progress())
+    if trainer.args.resume_from_checkpoint is None:
+        trainer.train()
+    else:
+        trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
+
+
+def check_step_zero(trainer: Any, num_pairs: int = 32) -> None:
+    """Makes sure that a DPO trainer's reference is the policy it starts from: every margin is 0.
+
+    TRL takes its implicit reference from wherever the model's configuration points; a reference at
+    another revision trains without complaint towards the wrong anchor.
+
+    Raises:
+        RuntimeError: The log-probabilities under policy and reference differ by more than rounding.
+    """
+    import torch
+
+    rows = [trainer.train_dataset[i] for i in range(min(num_pairs, len(trainer.train_dataset)))]
+    batch = trainer._prepare_inputs(trainer.data_collator(rows))
+    model = trainer.model
+    was_training = model.training
+    model.eval()
+    held_aside, trainer.ref_model = trainer.ref_model, trainer.ref_model or model
+    policy = torch.cat(trainer.compute_ref_log_probs(model, batch))
+    trainer.ref_model = held_aside
+    if "ref_chosen_logps" in batch:
+        reference = torch.cat([batch["ref_chosen_logps"], batch["ref_rejected_logps"]])
+    else:
+        reference = torch.cat(
+            trainer.compute_ref_log_probs(held_aside if held_aside is not None else model, batch)
+        )
+    model.train(was_training)
+    gap = (policy - reference).abs()
+    # float32 sums differ in the sixth digit; bf16 in the third.
+    rounding = 1e-2 if trainer.args.bf16 or trainer.args.fp16 else 1e-4
+    if bool((gap > rounding * (1 + reference.abs())).any()):
+        raise RuntimeError(
+            f"at step 0 policy and reference differ by up to {gap.max().item():.3g} nats on "
+            f"{len(rows)} pairs; the reference is not the model that training starts from"
+        )

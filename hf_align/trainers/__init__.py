@@ -1,0 +1,1 @@
+"""What TRL's trainers lack: callbacks that record, warn, audit and show progress."""

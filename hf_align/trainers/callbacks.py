@@ -1,0 +1,173 @@
+"""Callbacks for any TRL trainer: `metrics.jsonl`, warnings worth reading, audits, a quiet progress
+bar.
+
+Torch-free in what they compute; they read the logs that the trainer makes and call functions given
+to them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+from tqdm.auto import tqdm
+from transformers import TrainerCallback
+
+
+class MetricsFile(TrainerCallback):
+    """Appends one JSON line per log to `metrics.jsonl`: `{"step", "epoch", metric: value, ...}`.
+
+    On resume, lines past the checkpoint's step are cut, so the file tells one trajectory.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.is_world_process_zero and self.path.exists():
+            lines = self.path.read_text(encoding="utf-8").splitlines()
+            kept = [line for line in lines if json.loads(line)["step"] <= state.global_step]
+            temporary = self.path.with_suffix(".partial")
+            temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+            temporary.replace(self.path)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if state.is_world_process_zero:
+            line = {"step": state.global_step} | (logs or {})
+            with self.path.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(line) + "\n")
+
+
+class PreferenceWarnings(TrainerCallback):
+    """Says when a preference run goes wrong in a way that its accuracy hides.
+
+    Over the last three logs of `rewards/*` (which are β times the log-ratio to the reference):
+
+    * the chosen completions have become less likely by more than `max_fall` nats (likelihood
+      displacement: https://huggingface.co/papers/2410.08847);
+    * the mean margin exceeds `saturation`, where the sigmoid's gradient is below 1 % and further
+    steps
+      only move the policy away from the reference.
+
+    Args:
+        beta: DPO's β.
+        tell: Called with each warning, once per kind.
+        max_fall: Nats of fall in log π(chosen) that count.
+        saturation: Mean margin, in units of the implicit reward.
+    """
+
+    def __init__(
+        self,
+        beta: float,
+        tell: Callable[[str], None],
+        max_fall: float = 5.0,
+        saturation: float = 5.0,
+    ):
+        self.beta, self.tell = beta, tell
+        self.max_fall, self.saturation = max_fall, saturation
+        self.recent: deque[dict[str, float]] = deque(maxlen=3)
+        self.told: set[str] = set()
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if not logs or "rewards/chosen" not in logs:
+            return
+        self.recent.append(logs)
+        if len(self.recent) < 3:
+            return
+        change = sum(log["rewards/chosen"] for log in self.recent) / 3 / self.beta
+        if change < -self.max_fall:
+            self._once(
+                "displacement",
+                f"step {state.global_step}: the chosen completions are {-change:.1f} nats less "
+                "likely than under the reference, and the margin grows only because the rejected "
+                "ones fall faster; a larger beta, a smaller learning rate or `--loss_type sigmoid "
+                "sft` holds them",
+            )
+        margin = sum(log["rewards/margins"] for log in self.recent) / 3
+        if margin > self.saturation:
+            self._once(
+                "saturation",
+                f"step {state.global_step}: margins are saturated ({margin:.1f}); the loss has no "
+                "gradient left to give, so stop earlier or raise beta",
+            )
+
+    def _once(self, kind: str, message: str) -> None:
+        if kind not in self.told:
+            self.told.add(kind)
+            self.tell(message)
+
+
+class Audit(TrainerCallback):
+    """Calls `measure(model, step)` before the first step, every `every` steps, and after the last.
+
+    Args:
+        measure: Returns metrics, which are logged as `audit/<name>`; it must leave the model and
+            the global random state as they were.
+        every: Steps between audits; 0 audits only before and after.
+        record: Called with each audit's metrics.
+    """
+
+    def __init__(
+        self,
+        measure: Callable[[Any, int], dict[str, float]],
+        every: int,
+        record: Callable[[dict[str, Any]], None],
+    ):
+        self.measure, self.every, self.record = measure, every, record
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        if state.global_step == 0:
+            self._audit(state, model)
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        last = state.global_step == state.max_steps
+        if last or (self.every and state.global_step % self.every == 0):
+            self._audit(state, model)
+
+    def _audit(self, state, model) -> None:
+        if state.is_world_process_zero:
+            metrics = self.measure(model, state.global_step)
+            self.record({"step": state.global_step} | metrics)
+
+
+class Progress(TrainerCallback):
+    """A progress bar that shows loss and margin instead of printing a dictionary per log."""
+
+    _SHOWN: ClassVar = {
+        "loss": "loss",
+        "rewards/margins": "margin",
+        "rewards/accuracies": "accuracy",
+    }
+
+    def __init__(self):
+        self.bar: tqdm | None = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            self.bar = tqdm(
+                total=state.max_steps,
+                initial=state.global_step,
+                desc="training",
+                unit="step",
+                dynamic_ncols=True,
+            )
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.bar is not None:
+            self.bar.update(1)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if self.bar is not None and logs:
+            shown = {name: f"{logs[key]:.3f}" for key, name in self._SHOWN.items() if key in logs}
+            self.bar.set_postfix(shown, refresh=False)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None

@@ -1,0 +1,58 @@
+"""Test-wide environment: one thread, no network, no telemetry, and a cache shared by the whole run.
+
+The environment is set while this file is imported, before any Hugging Face library reads it.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+_READ_AT_IMPORT = ("huggingface_hub", "datasets", "transformers", "torch")
+_TOO_LATE = [name for name in _READ_AT_IMPORT if name in sys.modules]
+
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["HF_HUB_DISABLE_XET"] = "1"
+os.environ["HF_HUB_DISABLE_UPDATE_CHECK"] = "1"
+os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
+# Nothing listens there, so a test that forgets its loopback Hub fails at once instead of leaving the machine.
+os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"
+os.environ.pop("HF_TOKEN", None)
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED_DATA = ROOT.parent / "shared" / "data"
+
+
+def pytest_configure(config):
+    if _TOO_LATE:
+        raise pytest.UsageError(f"imported before the test environment was set: {_TOO_LATE}")
+
+
+@pytest.fixture(scope="session")
+def testbed():
+    """The testbed at its real size: built once per machine (about a minute), then read from its cache."""
+    from hf_align.testbed import build_testbed
+
+    return build_testbed(progress=False)
+
+
+@pytest.fixture
+def run_recipe(tmp_path):
+    """Runs a recipe as a user does, in its own process: `run_recipe("dpo", "--max_steps", 2)`."""
+
+    def run(name, *args, env=None, timeout=240, cwd=None):
+        return subprocess.run(
+            [sys.executable, "-m", f"hf_align.recipes.{name}", *map(str, args)],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            cwd=cwd or tmp_path,
+            env=os.environ | {k: str(v) for k, v in (env or {}).items()},
+        )
+
+    return run

@@ -1,0 +1,104 @@
+"""Who may import whom, read off the syntax tree: the architecture as a table that fails when broken."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "hf_align"
+SPACES = PACKAGE.parent / "spaces"
+
+STAGES = {
+    "testbed",
+    "data",
+    "feedback",
+    "rewards",
+    "sampling",
+    "diagnostics",
+    "evaluation",
+    "hub",
+}
+ALLOWED = {stage: {"types"} for stage in STAGES} | {
+    "types": set(),
+    "statistics": {"types"},
+    "configs": {"types"},
+    "diagnostics": {"types", "statistics"},
+    "evaluation": {"types", "statistics"},
+    "trainers": {"types", "configs", "rewards", "diagnostics"},
+    "ui": {"types", "data", "feedback", "diagnostics", "evaluation", "hub"},
+    "recipes": STAGES | {"types", "statistics", "configs", "trainers"},
+}
+ONLY_IN = {
+    "matplotlib": {"diagnostics/plots.py"},
+    "gradio": {"ui"},
+    "trl": {"trainers", "recipes"},
+}
+
+
+def modules():
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def home_of(path):
+    """The stage that a file belongs to: its package, or its own name where the stage is a module."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path):
+    """Every module that a file imports, anywhere in it, as dotted names."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            yield node.module
+        elif isinstance(node, ast.ImportFrom):
+            yield f"hf_align.{home_of(path)}"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_stay_within_the_layers(path):
+    home = home_of(path)
+    if home == "__init__":
+        return
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] == "hf_align" and len(parts) > 1 and parts[1] != home:
+            assert parts[1] in ALLOWED[home], f"{home} may not import {name}"
+        if parts[0] in ONLY_IN:
+            places = ONLY_IN[parts[0]]
+            where = path.relative_to(PACKAGE).as_posix()
+            assert home in places or where in places, f"{where} may not import {name}"
+
+
+def test_every_stage_has_a_rule():
+    homes = {home_of(path) for path in modules()} - {"__init__"}
+    assert homes <= ALLOWED.keys(), f"no import rule for {sorted(homes - ALLOWED.keys())}"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_experimental_trl_is_never_imported_at_module_level(path):
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            assert not node.module.startswith("trl.experimental")
+
+
+def test_modules_and_recipes_keep_to_their_size():
+    for path in modules():
+        lines = len(path.read_text(encoding="utf-8").splitlines())
+        recipe = home_of(path) == "recipes" and not path.name.startswith("_")
+        limit = 90 if recipe else 400
+        assert lines <= limit, f"{path.relative_to(PACKAGE)} has {lines} lines, limit {limit}"
+
+
+def test_functions_keep_to_their_size():
+    for path in modules():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                body = node.body
+                documented = isinstance(body[0], ast.Expr) and isinstance(
+                    body[0].value, ast.Constant
+                )
+                first = body[1] if documented and len(body) > 1 else body[0]
+                length = node.end_lineno - first.lineno + 1
+                assert length <= 60, f"{path.name}: {node.name} has {length} lines"
