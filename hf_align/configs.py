@@ -1,7 +1,8 @@
 """Every option of ours that a YAML file or the command line may set, grouped by what it governs.
 
 Trainer and model options are TRL's own (`DPOConfig`, `SFTConfig`, `ModelConfig`); the fields here
-never reuse one of their names. All fields have a default, and none of this imports torch.
+never reuse one of their names, but for `InspectArguments`, which has no trainer beside it. All
+fields have a default, and none of this imports torch.
 """
 
 from __future__ import annotations
@@ -93,6 +94,29 @@ class EvaluationArguments:
         0, "Sample, score and measure the KL every this many steps (0: only before and after)."
     )
     num_audit_prompts: int = _option(256, "Prompts of one audit, apart from the evaluation's.")
+
+
+@dataclass
+class InspectArguments:
+    """What an inspection looks at, and where it leaves its results."""
+
+    task: Literal["preference", "sft", "prompt"] | None = _option(
+        None, "What the rows are for; without it the first of these that the columns allow."
+    )
+    model_name_or_path: str | None = _option(
+        None, "Model folder, Hub id or 'testbed' whose tokenizer and template meet the data."
+    )
+    model_revision: str | None = _option(None, "Branch, tag or commit of a Hub model.")
+    trust_remote_code: bool = _option(False, "Run a Hub model's own tokenizer code.")
+    max_length: int | None = _option(
+        None, "Tokens per sequence in training; without it 1,024 or what the model can take."
+    )
+    num_rows: int = _option(3, "Rows to show, spread over the training split (0: none).")
+    output: str | None = _option(
+        None, "Folder for the normalised dataset with report.json and report.md."
+    )
+    save_report: str | None = _option(None, "File for the report alone: .md or .json.")
+    overwrite: bool = _option(False, "Replace the inspected dataset already in output.")
 
 
 @dataclass

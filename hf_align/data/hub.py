@@ -39,7 +39,9 @@ def open_hub(
         OSError: The Hub cannot be reached, or the repository is absent, private or gated.
     """
     commit = resolve_revision(name, revision)
-    import datasets  # after the first answer: a second or two that an absent Hub need not cost
+    # Imported after the first answer: an absent Hub need not cost these seconds.
+    import datasets
+    import pyarrow
     from huggingface_hub import errors
 
     try:
@@ -48,7 +50,7 @@ def open_hub(
         )
     except datasets.exceptions.DatasetNotFoundError as error:
         raise OSError(f"Hub dataset '{name}': {_first_line(error)}; {LOCAL_REMEDY}") from error
-    except datasets.exceptions.DatasetGenerationError as error:
+    except (datasets.exceptions.DatasetGenerationError, pyarrow.ArrowException) as error:
         cause = _first_line(error.__cause__ or error)
         raise OSError(
             f"Hub dataset '{name}' could not be read as one table ({cause}); "

@@ -148,7 +148,7 @@ def _read_csv(path: Path, stream: io.BufferedIOBase) -> list[RawRow]:
             "convert the file to UTF-8"
         ) from error
     except csv.Error as error:
-        raise InputError(f"{path} line {reader.line_num}: invalid CSV ({error})") from error
+        raise InputError(f"{path} line {reader.reader.line_num}: invalid CSV ({error})") from error
     finally:
         csv.field_size_limit(limit)
 

@@ -36,9 +36,8 @@ def write_dataset(
     for stale in (output / f"{s}.{f}" for s in ("train", "test") for f in ("jsonl", "parquet")):
         if stale not in written:
             stale.unlink(missing_ok=True)
-    report = {"sources": [s.to_dict() for s in data.sources], **data.report.to_dict()}
     pages = {
-        "report.json": json.dumps(report, indent=2, ensure_ascii=False) + "\n",
+        "report.json": json.dumps(data.report.to_dict(), indent=2, ensure_ascii=False) + "\n",
         "report.md": data.report.to_markdown(),
     }
     for name, text in pages.items():

@@ -81,9 +81,10 @@ class Verdict:
         label: OVER-OPTIMISED, NOT DETECTED, INCONCLUSIVE, NO GAIN or INVALID.
         text: The answer in one sentence with its numbers.
         gain: Gold of the shipped policy minus the reference, paired by prompt.
-        drop: Gold at the peak minus the shipped policy, cross-fitted (`split_half_drop`).
+        drop: Gold of the best earlier checkpoint minus the shipped policy (`split_half_drop`).
         minimum_detectable_drop: Smallest drop found with 80 % power, gold units.
-        peak_index: Checkpoint of the smoothed gold maximum over all prompts; 0 is the reference.
+        peak_index: The best earlier checkpoint if gold dropped after it, else the last; 0 is the
+            reference.
     """
 
     label: str
@@ -95,35 +96,47 @@ class Verdict:
 
 
 def smoothed(gold: np.ndarray) -> np.ndarray:
-    """Moving average over three neighbouring checkpoints (two at the ends) along axis 0.
+    """Moving average over neighbouring checkpoints along axis 0, weights 1:2:1 (2:1 at the ends).
 
-    Fewer than five checkpoints stay as they are: averaging three of four would move the peak, not
-    find it.
+    Fewer than four checkpoints stay as they are: averaging would move their peak, not find it.
 
     Args:
         gold: (C, ...) values per checkpoint.
     """
-    if len(gold) < 5:
+    if len(gold) < 4:
         return gold
-    sums, counts = gold.copy(), np.ones(len(gold))
+    sums, weights = 2.0 * gold, np.full(len(gold), 2.0)
     sums[1:] += gold[:-1]
     sums[:-1] += gold[1:]
-    counts[1:] += 1
-    counts[:-1] += 1
-    return sums / counts.reshape(-1, *[1] * (gold.ndim - 1))
+    weights[1:] += 1
+    weights[:-1] += 1
+    return sums / weights.reshape(-1, *[1] * (gold.ndim - 1))
+
+
+def best_earlier(gold: np.ndarray) -> np.ndarray:
+    """Index of the largest smoothed value before the last checkpoint, the reference included.
+
+    The last one takes no part in the smoothing: a drop that begins there must not lower its own
+    peak.
+
+    Args:
+        gold: (C, ...) values per checkpoint.
+    """
+    return smoothed(gold[:-1]).argmax(axis=0)
 
 
 def split_half_drop(
     gold: np.ndarray, *, num_splits: int = 20, num_resamples: int = 2000, seed: int = 0
 ) -> Estimate:
-    """Gold at the peak minus gold at the end, free of the bias of picking the peak.
+    """Gold of the best earlier checkpoint minus gold of the last, free of the bias of picking it.
 
-    Each of `num_splits` random splits halves the prompts; every prompt contributes its own drop
-    from the peak that the *other* half picked (argmax of `smoothed`) to the last checkpoint. A
-    prompt's contributions are averaged over the splits, and their mean gets an interval clustered
-    by prompt. The drop may be negative: where nothing dropped its expectation is at most 0. In flat
-    and in rising worlds (64 and 256 prompts, 3 to 12 checkpoints, independent and correlated) the
-    lower end was above 0 in at most 4 % of 1500 simulations.
+    Each of `num_splits` random splits halves the prompts; every prompt contributes the difference
+    between the checkpoint that the *other* half picked (`best_earlier`) and the last. A prompt's
+    contributions are averaged over the splits, and their mean gets an interval clustered by prompt.
+    The drop is negative where the last checkpoint is the best so far.
+
+    Where nothing dropped the lower end was above 0 in at most 4 % of 2000 simulations (flat,
+    rising and plateau curves; 64 and 256 prompts; 2 to 12 checkpoints, independent or correlated).
 
     Args:
         gold: (C, G) mean gold per checkpoint and prompt.
@@ -135,31 +148,23 @@ def split_half_drop(
     rng = np.random.default_rng(seed)
     ranks = np.argsort(rng.random((num_prompts, num_splits)), axis=0).argsort(axis=0)
     in_first = ranks < num_prompts // 2  # (G, num_splits)
-    peaks = [
-        smoothed(gold @ half.astype(np.float64) / half.sum(axis=0)).argmax(axis=0)
-        for half in (in_first, ~in_first)
-    ]
-    picked_by_others = np.where(in_first, peaks[1], peaks[0])
+    picks = [best_earlier(gold @ half / half.sum(axis=0)) for half in (in_first, ~in_first)]
+    picked_by_others = np.where(in_first, picks[1], picks[0])
     drops = np.take_along_axis(gold.T, picked_by_others, axis=1) - gold[-1][:, None]
     prompts = np.arange(num_prompts)
     return clustered_mean(drops.mean(axis=1), prompts, num_resamples=num_resamples, seed=seed)
 
 
-def minimum_detectable_drop(gold: np.ndarray, peak_index: int) -> float:
-    """2.8 x SE of the paired drop from the peak to the last checkpoint, gold units.
+def minimum_detectable_drop(gold: np.ndarray) -> float:
+    """2.8 x SE of the paired difference between the best earlier checkpoint and the last.
 
-    Where the last checkpoint is the peak itself: the largest such value over the checkpoints in
-    between, since any of them could have been a peak (over the reference where there is none in
-    between).
+    In gold units: a true drop of this size is found with 80 % power at 5 %, two-sided.
 
     Args:
         gold: (C, G) mean gold per checkpoint and prompt.
-        peak_index: Checkpoint of the peak.
     """
-    last = len(gold) - 1
-    candidates = [peak_index] if peak_index != last else list(range(1, last)) or [0]
-    prompts = np.arange(gold.shape[1])
-    return POWER_FACTOR * max(standard_error(gold[i] - gold[last], prompts) for i in candidates)
+    peak = best_earlier(gold.mean(axis=1))
+    return POWER_FACTOR * standard_error(gold[peak] - gold[-1], np.arange(gold.shape[1]))
 
 
 def verdict(
@@ -204,10 +209,9 @@ def verdict(
         for row in gold[1:]
     ]
     drop = split_half_drop(gold, num_splits=num_splits, num_resamples=num_resamples, seed=seed)
-    # A drop that the halves agree on cannot have started at the last checkpoint.
-    candidates = slice(-1) if drop.low > 0 else slice(None)
-    peak = int(smoothed(gold.mean(axis=1))[candidates].argmax())
-    detectable = minimum_detectable_drop(gold, peak)
+    earlier = int(best_earlier(gold.mean(axis=1)))
+    peak = earlier if drop.value > 0 else len(gold) - 1
+    detectable = minimum_detectable_drop(gold)
     label, text = _judged(curve, gains, drop, detectable, peak, at_kl)
     return Verdict(label, f"{label}: {text}", gains[-1], drop, detectable, peak)
 

@@ -40,7 +40,7 @@ METRICS: dict[str, tuple[str, str, str]] = {
     "gold/mean": ("gold", "Gold reward of the policy's completions.", UP),
     "gold/reference": ("gold", "Gold reward of the reference's completions.", UP),
     "gold/gain": ("gold", "Gold of the policy minus the reference, same prompts.", UP),
-    "gold/drop": ("gold", "Gold at its peak minus the shipped policy, cross-fitted.", DOWN),
+    "gold/drop": ("gold", "Gold at its best earlier checkpoint minus the shipped policy.", DOWN),
     "gold/win_rate": ("share", "How often gold prefers the policy to the reference.", UP),
     "proxy/mean": ("score", "Proxy score of the policy's completions.", UP),
     "proxy/reference": ("score", "Proxy score of the reference's completions.", UP),
@@ -135,8 +135,10 @@ def build_report(
     }
 
 
-def report_markdown(report: dict) -> str:
+def report_markdown(report: dict, figures_in: str = "") -> str:
     """The report as Markdown for a model card: verdict, metrics, figures, samples, settings.
+
+    `figures_in` is the folder of the figures as seen from the Markdown file, such as "report/".
 
     Generated text is escaped: it cannot add table cells, HTML, links or images.
     """
@@ -159,7 +161,7 @@ def report_markdown(report: dict) -> str:
     lines.append("")
     for figure in report["figures"]:
         title = Path(figure).stem.replace("_", " ").replace("-", " ")
-        lines += [f"![{title}]({figure})", ""]
+        lines += [f"![{title}]({figures_in}{figure})", ""]
     if report["samples"]:
         lines += ["### Samples, not selected", "", *_samples_table(report["samples"]), ""]
     if report["evaluation"]:

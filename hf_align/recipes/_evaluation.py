@@ -16,6 +16,7 @@ from hf_align.diagnostics.logps import SampleScores, pair_logps, score_samples
 from hf_align.diagnostics.overoptimization import Curve
 from hf_align.evaluation import always_longer_accuracy, pairwise_accuracy, win_rate
 from hf_align.recipes._inputs import Gold
+from hf_align.recipes._models import load_weights
 from hf_align.rewards import checked_scores
 from hf_align.sampling import Samples, sample_completions
 from hf_align.statistics import clustered_difference, clustered_mean
@@ -115,18 +116,21 @@ def load_policy(
     revision: str | None = None,
     dtype: Any = None,
     adapter: str | None = None,
+    place: bool = True,
     **kwargs: Any,
 ) -> Any:
-    """A causal language model, on the GPU where there is one, with a LoRA adapter if named."""
-    import torch
-    from transformers import AutoModelForCausalLM
+    """A causal language model, with a LoRA adapter if named.
 
-    model = AutoModelForCausalLM.from_pretrained(path, revision=revision, dtype=dtype, **kwargs)
+    With `place` it goes to the GPU where there is one; a trainer places (or shards) its own.
+    """
+    import torch
+
+    model = load_weights(path, revision, dtype, **kwargs)
     if adapter is not None:
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(model, adapter)
-    if torch.accelerator.is_available() and "quantization_config" not in kwargs:
+    if place and torch.accelerator.is_available() and "quantization_config" not in kwargs:
         model = model.to(torch.accelerator.current_accelerator())
     return model.eval()
 

@@ -8,13 +8,20 @@ from typing import Any, Literal
 
 from hf_align.configs import DataArguments, EvaluationArguments
 from hf_align.data import LoadedData, load_data
-from hf_align.hub import resolve_model
+from hf_align.hub import resolve_model, shown_name
 from hf_align.recipes._parser import Choices, RecipeParser
-from hf_align.rewards import classifier_reward, reward_function
+from hf_align.rewards import (
+    checked_scores,
+    classifier_reward,
+    named_reward,
+    reward_function,
+    reward_source,
+)
 from hf_align.testbed import MAX_NEW_TOKENS, Testbed, build_testbed, gold_reward
-from hf_align.types import InputError, RewardFn, Text
+from hf_align.types import InputError, RewardFn, Text, content_of
 
 TESTBED = "testbed"
+_TESTBED_FORMS = ("standard", "conversational")
 
 
 def fill_from_testbed(parser: RecipeParser, choices: Choices) -> Choices:
@@ -35,7 +42,17 @@ def fill_from_testbed(parser: RecipeParser, choices: Choices) -> Choices:
 
 
 def load_testbed(choices: Choices) -> Testbed | None:
-    """The testbed, built if need be, where the data or the model are the testbed's."""
+    """The testbed, built if need be, where the data or the model are the testbed's.
+
+    Raises:
+        InputError: `dataset_config` names none of its forms.
+    """
+    config = choices.get("dataset_config")
+    if choices.get("dataset_name") == TESTBED and config not in (*_TESTBED_FORMS, None):
+        raise InputError(
+            "dataset_config of the testbed must be 'standard' or 'conversational'; "
+            f"got {config!r} ({choices.origins.get('dataset_config')})"
+        )
     wanted = TESTBED in (choices.get("dataset_name"), choices.get("model_name_or_path"))
     return build_testbed() if wanted else None
 
@@ -52,11 +69,6 @@ def load_inputs(
     args = choices.build(DataArguments)
     name, config = args.dataset_name, args.dataset_config
     if name == TESTBED:
-        if config not in (None, "standard", "conversational"):
-            raise InputError(
-                "dataset_config of the testbed must be 'standard' or 'conversational'; "
-                f"got {config!r}"
-            )
         dataset = {"sft": "demonstrations", "preference": "preferences"}[task]
         chat = config == "conversational"
         name = str(testbed.conversational(dataset) if chat else testbed.path / dataset)
@@ -76,36 +88,27 @@ def load_inputs(
         invalid_rows=args.invalid_rows,
     )
     if args.dataset_name == TESTBED:
-        data.sources[:] = [replace(source, name=f"testbed/{task}") for source in data.sources]
+        data.sources[:] = [replace(source, name=f"testbed-{task}") for source in data.sources]
     return data
 
 
-def locate_model(choices: Choices, testbed: Testbed | None) -> dict[str, str | None]:
+def locate_model(
+    choices: Choices, testbed: Testbed | None, weights: bool = True
+) -> dict[str, str | None]:
     """Where the model is and exactly which one: `{"name", "path", "revision", "sha256"}`.
 
+    Without `weights` a folder that has none will do, for its tokenizer.
+
     Raises:
-        InputError: No such folder, or an adapter without its base.
+        InputError: No such folder, or one without a whole model in safetensors.
         OSError: The Hub cannot be reached, or refuses.
     """
     name = choices.get("model_name_or_path")
+    if name is None:
+        raise InputError("model_name_or_path is missing; name a model folder or a Hub id")
     path = str(testbed.policy_path) if name == TESTBED else name
-    source = resolve_model(path, choices.get("model_revision"))
+    source = resolve_model(path, choices.get("model_revision"), weights=weights)
     return source | {"name": name, "path": source["name"]}
-
-
-def check_peft_source(path: str) -> None:
-    """Refuses an adapter as the model to train.
-
-    Raises:
-        InputError: The folder holds a LoRA adapter.
-    """
-    from pathlib import Path
-
-    if (Path(path) / "adapter_config.json").is_file():
-        raise InputError(
-            f"model_name_or_path {path} is a LoRA adapter; train it with --merge_adapter, which "
-            "saves the merged model, and name that"
-        )
 
 
 @dataclass(frozen=True)
@@ -140,11 +143,44 @@ def load_gold(choices: Choices) -> Callable[[str], Gold | None]:
         return lambda device: gold
     function = reward_function(name)
     if function is not None:
-        return lambda device: Gold(name, function)
-    source = resolve_model(name)
-    return lambda device: Gold(
-        source["name"], classifier_reward(source["name"], source["revision"], device), source
-    )
+        shown, reward = named_reward(name, function)
+        return lambda device: Gold(shown, reward, reward_source(name))
+    source = resolve_model(name, option="gold_reward")
+
+    def load(device: str) -> Gold:
+        reward = classifier_reward(source["name"], source["revision"], device)
+        return Gold(shown_name(source), reward, source)
+
+    return load
+
+
+def try_gold(gold: Gold | None, prompts: list[Text]) -> None:
+    """Scores two prompts as if they were completions, so that a reward that cannot score says so
+    before a model is trained.
+
+    Raises:
+        InputError: The reward raises, or returns NaN or the wrong number of scores.
+    """
+    if gold is None or not prompts:
+        return
+    some = prompts[:2]
+    answers: list[Text] = [
+        [{"role": "assistant", "content": content_of(prompt)}]
+        if isinstance(prompt, list)
+        else prompt
+        for prompt in some
+    ]
+    checked_scores(gold.reward(prompts=some, completions=answers), len(some), gold.name)
+
+
+def as_pair(row: dict[str, Any]) -> dict[str, Any] | None:
+    """A row of SFT data as `prompt` and `completion`; None for plain text, which has no prompt."""
+    if "completion" in row:
+        return {"prompt": row["prompt"], "completion": row["completion"]}
+    messages = row.get("messages")
+    if messages and len(messages) > 1 and messages[-1]["role"] == "assistant":
+        return {"prompt": messages[:-1], "completion": messages[-1:]}
+    return None
 
 
 def evaluation_prompts(
@@ -154,6 +190,9 @@ def evaluation_prompts(
 
     The testbed has splits for each. Otherwise they are distinct prompts of the test split, two
     thirds of them for the report where there are too few for both.
+
+    Raises:
+        InputError: There are too few for an interval.
     """
     args = choices.build(EvaluationArguments)
     audits = args.num_audit_prompts if args.audit_steps else 0
@@ -164,8 +203,17 @@ def evaluation_prompts(
             for texts in (testbed.prompts("report"), testbed.prompts("audit"))
         )
         return report[: args.num_eval_prompts], audit[:audits]
-    distinct = {repr(prompt): prompt for prompt in data.splits["test"]["prompt"]}
+    if "test" not in data.splits:
+        raise InputError("there is no held-out split; raise --test_split_size above 0")
+    pairs = (row if "chosen" in row else as_pair(row) for row in data.splits["test"])
+    distinct = {repr(pair["prompt"]): pair["prompt"] for pair in pairs if pair is not None}
     prompts = list(distinct.values())
+    needed = 4 if audits else 2
+    if 0 < len(prompts) < needed:
+        raise InputError(
+            f"the test split has {len(prompts)} distinct prompts, and an evaluation needs "
+            f"{needed}; raise --test_split_size, or name a larger --dataset_test_split"
+        )
     if audits and len(prompts) < args.num_eval_prompts + audits:
         share = max(1, 2 * len(prompts) // 3)
         return prompts[:share][: args.num_eval_prompts], prompts[share:][:audits]
@@ -177,10 +225,10 @@ def evaluation_prompts(
 
 def lineage(model: dict[str, Any] | None, data: LoadedData, gold: Gold | None) -> dict[str, Any]:
     """What goes into a run, by id and revision or content hash: the content of `lineage.json`."""
-    entries: dict[str, Any] = {}
-    if model is not None:
-        entries["model"] = {key: model[key] for key in ("name", "revision", "sha256")}
-        entries["reference"] = entries["model"]
+    if model is None:
+        model = {"name": "untrained model", "revision": None, "sha256": None}
+    entries: dict[str, Any] = {"model": {key: model[key] for key in ("name", "revision", "sha256")}}
+    entries["reference"] = entries["model"]
     if gold is not None:
         entries["gold_reward"] = gold.source or {"name": gold.name}
     return entries | {"data": [source.to_dict() for source in data.sources]}

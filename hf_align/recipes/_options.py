@@ -8,6 +8,7 @@ plain annotated assignments, so `ast` gives names, types, defaults and help text
 from __future__ import annotations
 
 import ast
+import difflib
 import importlib.util
 from dataclasses import MISSING, dataclass, fields
 from functools import lru_cache
@@ -47,6 +48,12 @@ CHOICES: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "SFTConfig": {"loss_type": ("nll", "dft", "chunked_nll")},
 }
+
+# Enumerations that TrainingArguments takes by their values.
+_ENUMERATIONS = (("transformers", "training_args.py"), ("transformers", "trainer_utils.py"))
+
+_MANY = 16
+"""More choices than this are not listed in a message."""
 
 _TRUE, _FALSE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
 
@@ -90,11 +97,7 @@ def options_of_dataclass(cls: type) -> dict[str, Option]:
 @lru_cache
 def options_of_source(package: str, file: str, class_name: str) -> dict[str, Option]:
     """The options of a dataclass in an installed package, read from its source alone."""
-    spec = importlib.util.find_spec(package)
-    if spec is None or spec.origin is None:
-        raise OSError(f"{package} is not installed; run `pip install {package}`")
-    path = Path(spec.origin).parent / file
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = _syntax_tree(package, file)
     body = next(
         node.body
         for node in tree.body
@@ -107,6 +110,31 @@ def options_of_source(package: str, file: str, class_name: str) -> dict[str, Opt
             if option is not None:
                 table[option.name] = option
     return table
+
+
+@lru_cache
+def _syntax_tree(package: str, file: str) -> ast.Module:
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise OSError(f"{package} is not installed; run `pip install {package}`")
+    return ast.parse((Path(spec.origin).parent / file).read_text(encoding="utf-8"))
+
+
+@lru_cache
+def _enumerations() -> dict[str, tuple[str, ...]]:
+    """The values of transformers' string enumerations, by class name."""
+    return {
+        node.name: tuple(
+            item.value.value
+            for item in node.body
+            if isinstance(item, ast.Assign)
+            and isinstance(item.value, ast.Constant)
+            and isinstance(item.value.value, str)
+        )
+        for source in _ENUMERATIONS
+        for node in _syntax_tree(*source).body
+        if isinstance(node, ast.ClassDef) and "ExplicitEnum" in map(ast.unparse, node.bases)
+    }
 
 
 def options_of_config(sources: tuple[tuple[str, str, str], ...]) -> dict[str, Option]:
@@ -180,12 +208,10 @@ def _read_annotation(node: ast.expr) -> tuple[frozenset[str], tuple[str, ...], f
             return frozenset({"dict"}), (), frozenset()
     name = ast.unparse(node)
     # Enumerations and configuration classes take a string (or a dict) where people write them.
-    known = {"str", "int", "float", "bool", "list", "dict"}
-    return (
-        frozenset({name}) if name in known else frozenset({"str", "dict"}),
-        (),
-        frozenset(),
-    )
+    if name in ("str", "int", "float", "bool", "list", "dict"):
+        return frozenset({name}), (), frozenset()
+    values = _enumerations().get(name, ())
+    return frozenset({"str"} if values else {"str", "dict"}), values, frozenset()
 
 
 def convert(option: Option, value: Any, origin: str) -> Any:
@@ -214,6 +240,8 @@ def _convert_one(option: Option, value: Any, kinds: frozenset[str], origin: str)
     if isinstance(value, bool):
         if "bool" in kinds:
             return value
+        if value is False and "no" in option.choices:
+            return "no"  # YAML 1.1 reads an unquoted `no` as false
         raise _wrong(option, value, origin)
     if isinstance(value, int | float):
         if "int" in kinds and float(value).is_integer():
@@ -246,7 +274,11 @@ def _convert_text(option: Option, text: str, kinds: frozenset[str], origin: str)
 
 
 def _wrong(option: Option, value: Any, origin: str) -> InputError:
-    if option.choices:
+    if len(option.choices) > _MANY:
+        near = difflib.get_close_matches(str(value), option.choices, n=3) or option.choices[:3]
+        wanted = f"one of the {len(option.choices)} that --help_all lists, such as "
+        wanted += ", ".join(repr(choice) for choice in near)
+    elif option.choices:
         wanted = "one of " + ", ".join(repr(choice) for choice in option.choices)
     else:
         names = {

@@ -35,6 +35,7 @@ class Choices:
         origins: `{option: "command line" | path of the YAML file}`.
         command: The command line as it was typed.
         config: The YAML file that was read, if any.
+        withheld: Options that are recorded, but that no configuration class is to see.
     """
 
     recipe: str
@@ -42,6 +43,12 @@ class Choices:
     origins: dict[str, str]
     command: list[str] = field(default_factory=list)
     config: str | None = None
+    withheld: dict[str, Any] = field(default_factory=dict)
+
+    def withhold(self, *names: str) -> dict[str, Any]:
+        """Takes options out of `values`, so that only we see them; returns those that were set."""
+        self.withheld |= {name: self.values.pop(name) for name in names if name in self.values}
+        return {name: self.withheld[name] for name in names if name in self.withheld}
 
     def build(self, cls: type, defaults: dict[str, Any] | None = None) -> Any:
         """An instance of a configuration dataclass: its defaults, then `defaults`, then the user's
@@ -54,7 +61,7 @@ class Choices:
         chosen = dict(defaults or {}) | {k: v for k, v in self.values.items() if k in names}
         try:
             return cls(**chosen)
-        except (ValueError, TypeError, NotImplementedError) as error:
+        except (ValueError, TypeError, NotImplementedError, ImportError) as error:
             raise InputError(f"{cls.__name__}: {' '.join(str(error).split())}") from error
 
     def get(self, name: str, default: Any = None) -> Any:

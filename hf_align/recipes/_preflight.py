@@ -6,13 +6,33 @@ left open gets a default that fits, and whatever cannot work is refused in one l
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+from hf_align.hub import Destination, check_destination
 from hf_align.recipes._parser import Choices
 from hf_align.types import InputError
 
 # A LoRA update moves the policy less than the same step on all weights: ten times TRL's default.
 _LORA_FACTOR = 10
+
+# Where the log-partition function cancels between chosen and rejected, as TRL checks it.
+_F_DIVERGENCE_LOSSES = frozenset(
+    ("sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "robust", "discopop", "sft")
+)
+
+_AT_LEAST = {
+    **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), 1),
+    **dict.fromkeys(("gradient_accumulation_steps", "max_length", "num_eval_samples"), 1),
+    **dict.fromkeys(("eval_max_new_tokens", "eval_generation_batch_size"), 1),
+    **dict.fromkeys(("scratch_hidden_size", "scratch_num_layers", "scratch_vocab_size"), 1),
+    # An interval needs two prompts.
+    **dict.fromkeys(("num_eval_prompts", "num_audit_prompts"), 2),
+    **dict.fromkeys(("audit_steps", "seed", "label_smoothing"), 0),
+}
 
 
 def check_combinations(choices: Choices) -> None:
@@ -21,15 +41,6 @@ def check_combinations(choices: Choices) -> None:
     Raises:
         InputError: Names both options and what to do.
     """
-    losses = choices.get("loss_type", ["sigmoid"])
-    smoothing = choices.get("label_smoothing", 0.0)
-    if "exo_pair" in losses and smoothing <= 0:
-        raise InputError("loss_type exo_pair needs label_smoothing above 0; its paper uses 1e-3")
-    if smoothing and not {"robust", "exo_pair"} & set(losses):
-        raise InputError(
-            f"label_smoothing {smoothing} has no effect on loss_type {' '.join(losses)}; "
-            "use --loss_type robust, which is the smoothed loss"
-        )
     if choices.get("padding_free") and choices.recipe == "dpo":
         raise InputError("padding_free has no effect in TRL 1.16's DPO; leave it out")
     if choices.get("precompute_ref_log_probs") and choices.get("sync_ref_model"):
@@ -41,14 +52,122 @@ def check_combinations(choices: Choices) -> None:
         raise InputError("load_in_4bit and load_in_8bit exclude each other; choose one")
     if (choices.get("load_in_4bit") or choices.get("load_in_8bit")) and not choices.get("use_peft"):
         raise InputError("a quantised model cannot be trained whole; add --use_peft")
-    if choices.get("push_to_hub"):
+    if choices.get("use_liger_kernel") and importlib.util.find_spec("liger_kernel") is None:
+        raise InputError("use_liger_kernel needs `pip install liger-kernel`; or leave it out")
+    if choices.recipe == "dpo":
+        _check_loss(choices)
+    _check_ranges(choices)
+    template = choices.get("chat_template_path")
+    if template is not None:
+        _check_template_path(template)
+
+
+def _check_loss(choices: Choices) -> None:
+    losses = choices.get("loss_type", ["sigmoid"])
+    smoothing = choices.get("label_smoothing", 0.0)
+    if "exo_pair" in losses and smoothing <= 0:
+        raise InputError("loss_type exo_pair needs label_smoothing above 0; its paper uses 1e-3")
+    if smoothing and not {"robust", "exo_pair"} & set(losses):
         raise InputError(
-            "push_to_hub: recipes write to output_dir only; publish the finished run with "
-            "`hf upload ORG/NAME OUTPUT_DIR --private`"
+            f"label_smoothing {smoothing} has no effect on loss_type {' '.join(losses)}; "
+            "use --loss_type robust, which is the smoothed loss"
         )
-    for name in ("learning_rate", "beta"):
-        if choices.get(name, 1.0) <= 0:
-            raise InputError(f"{name} must be above 0; got {choices.get(name)}")
+    divergence = choices.get("f_divergence_type", "reverse_kl")
+    sorting = {"aot", "aot_unpaired"} & set(losses)
+    without = sorted(set(losses) - _F_DIVERGENCE_LOSSES)
+    if divergence != "reverse_kl" and without:
+        raise InputError(
+            f"f_divergence_type {divergence} does not apply to loss_type {' '.join(without)}; "
+            "leave it out, or use --loss_type sigmoid"
+        )
+    if choices.get("use_weighting") and sorting:
+        raise InputError(
+            f"use_weighting does not apply to loss_type {' '.join(sorted(sorting))}, which sorts "
+            "the pairs; leave one of them out"
+        )
+    if choices.get("sync_ref_model") and choices.get("use_peft"):
+        raise InputError(
+            "sync_ref_model and use_peft exclude each other: the reference of a LoRA policy is its "
+            "own base model"
+        )
+
+
+def _check_template_path(name: str) -> None:
+    path = Path(name)
+    if path.is_dir() or (path.is_file() and path.suffix in (".jinja", ".j2")):
+        return
+    if path.is_file():
+        raise InputError(f"chat_template_path {name}: a template's file ends in .jinja or .j2")
+    if path.suffix in (".jinja", ".j2") or name.startswith((".", "/", "~")) or "/" not in name:
+        raise InputError(f"chat_template_path {name}: no such file or folder")
+
+
+def _check_ranges(choices: Choices) -> None:
+    """Refuses numbers that a trainer or an evaluation would trip over, some of them hours later."""
+    for name, least in _AT_LEAST.items():
+        value = choices.get(name)
+        if value is not None and value < least:
+            raise InputError(
+                f"{name} must be at least {least}; got {value} ({choices.origins.get(name)})"
+            )
+    for name in ("learning_rate", "beta", "num_train_epochs"):
+        value = choices.get(name)
+        if value is not None and value <= 0:
+            raise InputError(f"{name} must be above 0; got {value} ({choices.origins.get(name)})")
+    if choices.get("max_steps") == 0:
+        raise InputError("max_steps 0 trains nothing; name a number above 0, or leave it out")
+
+
+_PUBLISHING = ("push_to_hub", "hub_model_id", "hub_private_repo", "hub_revision")
+
+
+def check_publishing(choices: Choices, output_dir: Path, ask: bool = True) -> Destination | None:
+    """Where the finished run goes on the Hub, if anywhere; the trainer's own pushing stays off.
+
+    A trainer that pushes uploads its arguments as a pickle, a token among them, and loses failed
+    pushes without a word; so its options are withheld from it.
+
+    Args:
+        choices: The user's options; those of publishing are taken out.
+        output_dir: The run directory, whose name is the repo's where none was given.
+        ask: Whether to ask the Hub (one process does).
+
+    Raises:
+        InputError: No token, no right to write there, or an option that has no effect.
+        OSError: The Hub cannot be reached.
+    """
+    asked = choices.withhold(*_PUBLISHING)
+    for name in ("hub_strategy", "hub_always_push"):
+        if choices.get(name):
+            raise InputError(f"{name}: a run is published once, when it is finished; leave it out")
+    if not asked.get("push_to_hub"):
+        if set(asked) - {"push_to_hub"}:
+            raise InputError(f"{min(set(asked) - {'push_to_hub'})} needs --push_to_hub; add it")
+        return None
+    if not ask:
+        return None
+    return check_destination(
+        asked.get("hub_model_id"),
+        output_dir.resolve().name,
+        private=asked.get("hub_private_repo") is not False,
+        revision=asked.get("hub_revision"),
+    )
+
+
+@contextmanager
+def refusals(output_dir: Path) -> Iterator[None]:
+    """Around a trainer's constructor: what TRL refuses there is one line, and nothing is left over.
+
+    Raises:
+        InputError: TRL's own message.
+    """
+    existed = output_dir.exists()
+    try:
+        yield
+    except (ValueError, NotImplementedError, ImportError) as error:
+        if not existed and output_dir.is_dir() and not any(output_dir.iterdir()):
+            output_dir.rmdir()
+        raise InputError(f"the trainer refuses: {' '.join(str(error).split())}") from error
 
 
 def trainer_defaults(choices: Choices, output_dir: str) -> dict[str, Any]:
@@ -78,7 +197,23 @@ def trainer_defaults(choices: Choices, output_dir: str) -> dict[str, Any]:
         raise InputError("fp16 needs a GPU; leave it out")
     if (choices.get("load_in_4bit") or choices.get("load_in_8bit")) and not gpu:
         raise InputError("load_in_4bit and load_in_8bit need an NVIDIA GPU; leave them out")
+    _check_trackers(choices)
     return defaults
+
+
+def _check_trackers(choices: Choices) -> None:
+    named = choices.get("report_to") or []
+    from transformers.integrations import get_available_reporting_integrations
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+    installed = get_available_reporting_integrations()
+    for tracker in [named] if isinstance(named, str) else named:
+        if tracker in ("none", "all") or tracker in installed:
+            continue
+        if tracker not in INTEGRATION_TO_CALLBACK:
+            known = ", ".join(sorted(INTEGRATION_TO_CALLBACK))
+            raise InputError(f"report_to must be 'none' or one of {known}; got {tracker!r}")
+        raise InputError(f"report_to {tracker} needs `pip install {tracker}`; or leave it out")
 
 
 def _cpu_has_bfloat16() -> bool:
@@ -116,7 +251,7 @@ def check_tokenizer(
     """Refuses a tokenizer that would corrupt training without a word.
 
     Raises:
-        InputError: No pad token, no EOS token, or no chat template for conversational data.
+        InputError: No EOS token, no pad token that it knows, or no chat template for conversations.
     """
     if tokenizer.eos_token is None:
         raise InputError(f"model {name}: its tokenizer has no EOS token, so completions cannot end")
@@ -125,10 +260,15 @@ def check_tokenizer(
             f"model {name}: its tokenizer has no pad token; name one of its tokens with "
             f"--pad_token '{tokenizer.eos_token}'"
         )
+    if tokenizer.pad_token not in tokenizer.get_vocab():
+        raise InputError(
+            f"pad_token {tokenizer.pad_token!r} is not a token of model {name}; name one that it "
+            f"has, such as '{tokenizer.eos_token}'"
+        )
     if conversational and tokenizer.chat_template is None and not has_template_path:
         raise InputError(
             f"model {name} has no chat template, and the data are conversations; run "
-            "`hf_align.recipes.sft --chat_template_path MODEL_OR_FILE` first, or choose a chat model"
+            "hf_align.recipes.sft with --chat_template_path first, or choose a chat model"
         )
 
 
@@ -136,13 +276,19 @@ def check_lengths(audit: dict[str, Any], max_length: int) -> list[str]:
     """What `max_length` cuts or drops, as warnings, from the data layer's token audit.
 
     Raises:
-        InputError: No prompt of a split leaves room for a completion.
+        InputError: No prompt of a split leaves room for a completion, or the chat template refuses
+            a row.
     """
     for split, counts in audit["splits"].items():
-        if counts["rows"] and counts.get("prompt_fills_max_length") == counts["rows"]:
-            median = counts["tokens"]["prompt"]["median"]
+        if counts["rows"] and counts["prompt_too_long"] == counts["rows"]:
             raise InputError(
-                f"max_length {max_length} is below every prompt of the {split} split (half of them "
-                f"have {median:.0f} tokens or more); raise --max_length"
+                f"max_length {max_length} is below every prompt of the {split} split (the shortest "
+                f"has {counts['shortest_prompt']} tokens); raise --max_length"
+            )
+        if counts["unrenderable"]:
+            raise InputError(
+                f"the chat template refuses {counts['unrenderable']} of {counts['rows']} rows of "
+                f"the {split} split ({' '.join(counts['template_error'].split())}); choose another "
+                "model, or leave those rows out"
             )
     return list(audit["problems"])

@@ -24,8 +24,9 @@ from hf_align.recipes._evaluation import (
     samples_table,
     whole_curve,
 )
+from hf_align.recipes._inputs import as_pair
 from hf_align.recipes._parser import Choices
-from hf_align.recipes._run import Run, finish_run
+from hf_align.recipes._run import Run, finish_run, saved_model_stays
 from hf_align.recipes._training import Setup
 from hf_align.types import Estimate
 
@@ -49,7 +50,8 @@ def preference_report(
         setup.args.max_length,
         evaluator.batch_size,
     )
-    write_run_report(run, source, evaluator, policy, reference, metrics)
+    with saved_model_stays(run):
+        write_run_report(run, source, evaluator, policy, reference, metrics)
 
 
 def sft_report(
@@ -76,7 +78,8 @@ def sft_report(
         metrics["nll/held_out"] = held_out_nll(
             policy, setup.tokenizer, rows, setup.args.max_length, evaluator.batch_size
         )
-    write_run_report(run, source, evaluator, policy, start, metrics)
+    with saved_model_stays(run):
+        write_run_report(run, source, evaluator, policy, start, metrics)
 
 
 def load_saved(choices: Choices, run: Run, setup: Setup, source: dict[str, Any]) -> tuple[Any, Any]:
@@ -86,16 +89,6 @@ def load_saved(choices: Choices, run: Run, setup: Setup, source: dict[str, Any])
         return load_policy(source["path"], source["revision"], adapter=str(run.path), **load), None
     reference = load_policy(source["path"], source["revision"], **load)
     return load_policy(str(run.path), **load), reference
-
-
-def as_pair(row: dict[str, Any]) -> dict[str, Any] | None:
-    """A row of SFT data as `prompt` and `completion`; None for plain text, which has no prompt."""
-    if "completion" in row:
-        return {"prompt": row["prompt"], "completion": row["completion"]}
-    messages = row.get("messages")
-    if messages and len(messages) > 1 and messages[-1]["role"] == "assistant":
-        return {"prompt": messages[:-1], "completion": messages[-1:]}
-    return None
 
 
 def write_run_report(
@@ -139,7 +132,7 @@ def write_run_report(
         evaluation=evaluator.settings(),
     )
     write_report(report, run.path / "report")
-    finish_run(run, report, report_markdown(report))
+    finish_run(run, report, report_markdown(report, figures_in="report/"))
 
 
 def _reference_answers(reference: Any, evaluator: Evaluator) -> Answers:

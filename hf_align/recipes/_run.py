@@ -15,7 +15,8 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +24,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from hf_align.hub import model_card
+from hf_align.hub import Destination, model_card, push_run
 from hf_align.recipes._parser import Choices
 from hf_align.types import InputError
 
@@ -39,6 +40,8 @@ def recipe(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | No
         # Nothing leaves the machine unless asked: the trainers' usage ping is off unless someone
         # set it.
         os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+        if not is_main_process():
+            _hide_progress()
         try:
             main(args)
         except InputError as error:
@@ -47,15 +50,28 @@ def recipe(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | No
             _stop(f"error: {' '.join(str(error).split())}", 1)
         except KeyboardInterrupt:
             _stop(
-                "\nstopped; the same command with --resume_from_checkpoint goes on from here", 130
+                "\nstopped; add --resume_from_checkpoint true to go on from the last checkpoint, "
+                "or --overwrite to start again",
+                130,
             )
 
     return wrapped
 
 
 def _stop(message: str, code: int) -> None:
-    print(message, file=sys.stderr)
+    # Processes of one machine fail alike, so one of them speaks; another machine may lack a file.
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(message, file=sys.stderr)
     raise SystemExit(code)
+
+
+def _hide_progress() -> None:
+    """Switches off the bars of the Hugging Face libraries: one process shows them."""
+    import datasets
+    from transformers.utils import logging
+
+    datasets.disable_progress_bars()
+    logging.disable_progress_bar()
 
 
 def is_main_process() -> bool:
@@ -134,7 +150,7 @@ def check_output(choices: Choices) -> Run:
         if not choices.get("overwrite"):
             raise InputError(
                 f"output_dir {path} is not empty; name another, or pass --overwrite, or "
-                "--resume_from_checkpoint to go on with the run in it"
+                "--resume_from_checkpoint true to go on with the run in it"
             )
         if not (path / "run.json").is_file():
             raise InputError(f"output_dir {path} holds no run (no run.json); --overwrite leaves it")
@@ -151,21 +167,26 @@ def _checkpoint(choices: Choices, path: Path) -> Path | None:
         if not _is_complete(Path(asked)):
             raise InputError(f"resume_from_checkpoint {asked}: no complete checkpoint there")
         return Path(asked)
-    found = sorted(path.glob("checkpoint-*"), key=lambda folder: int(folder.name.split("-")[1]))
-    complete = [folder for folder in found if _is_complete(folder)]
+    complete = [folder for folder in path.glob("checkpoint-*") if _is_complete(folder)]
     if not complete:
         raise InputError(
             f"resume_from_checkpoint: {path} has no complete checkpoint yet; start again with "
             "--overwrite"
         )
-    return complete[-1]
+    return max(complete, key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step at which a checkpoint was written."""
+    state = (checkpoint / "trainer_state.json").read_text(encoding="utf-8")
+    return json.loads(state)["global_step"]
 
 
 def _is_complete(folder: Path) -> bool:
     # The trainer writes trainer_state.json last, so a process killed while saving leaves none, or
     # half of one.
     try:
-        json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+        step_of(folder)
     except (OSError, ValueError):
         return False
     return True
@@ -221,6 +242,9 @@ def save_model(run: Run, trainer: Any, tokenizer: Any, merge_adapter: bool = Fal
         OSError: The disk is full, or the directory went away.
     """
     partial = run.path / ".saving"
+    if trainer.is_fsdp_enabled:
+        # Checkpoints may stay sharded, but of a sharded model the trainer would save no weights.
+        trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
     if merge_adapter:
         model = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()
         if is_main_process():
@@ -241,16 +265,60 @@ def save_model(run: Run, trainer: Any, tokenizer: Any, merge_adapter: bool = Fal
 
 def _write_model(partial: Path, write: Callable[[], Any]) -> None:
     try:
-        write()
-    except Exception as error:
-        # safetensors reports a full disk as its own exception type, not as an OSError.
+        with checkpoints_stay(partial.parent):
+            write()
+    except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, OSError) or "os error" in str(error).lower():
+        raise
+
+
+# How safetensors and torch report a full disk: as exceptions of their own, not as an OSError.
+_DISK_SIGNS = ("os error", "no space left", "iostream error", "inline_container")
+
+
+@contextmanager
+def checkpoints_stay(folder: Path) -> Iterator[None]:
+    """Around whatever writes weights: a full disk is one line that says what is left.
+
+    Raises:
+        OSError: The disk is full, or the directory went away.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        if isinstance(error, OSError) or any(sign in reason.lower() for sign in _DISK_SIGNS):
             raise OSError(
-                f"the model could not be saved in {partial.parent} ({error}); the last checkpoint "
-                "there is intact: make room, then run again with --resume_from_checkpoint"
+                f"the run in {folder} could not be written ({reason}); its last complete "
+                "checkpoint is intact: make room, then run again with --resume_from_checkpoint true"
             ) from error
         raise
+
+
+@contextmanager
+def saved_model_stays(run: Run) -> Iterator[None]:
+    """Around the evaluation: says where the model is if a reward fails there.
+
+    Raises:
+        InputError: The reward's own message, with the way on.
+    """
+    try:
+        yield
+    except InputError as error:
+        raise InputError(
+            f"{error}; the trained model is saved in {run.path}: mend this, then evaluate it with "
+            "the same command and --resume_from_checkpoint true"
+        ) from error
+
+
+def publish(run: Run, destination: Destination | None) -> None:
+    """Pushes the finished run in one commit, where that was asked for, and prints its address.
+
+    Raises:
+        OSError: The Hub refuses or cannot be reached; the run stays complete on disk.
+    """
+    if destination is not None and is_main_process():
+        print(f"published: {push_run(run.path, destination)}")
 
 
 _NEXT = {

@@ -6,13 +6,15 @@ import copy
 import json
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from hf_align.configs import EvaluationArguments, ScratchArguments
 from hf_align.data import LoadedData, audit_with_tokenizer
 from hf_align.recipes._evaluation import Evaluator, load_policy
-from hf_align.recipes._inputs import TESTBED, Gold, max_new_tokens
+from hf_align.recipes._inputs import TESTBED, Gold, max_new_tokens, try_gold
+from hf_align.recipes._models import load_tokenizer_and_config
 from hf_align.recipes._parser import Choices
 from hf_align.recipes._preflight import (
     check_lengths,
@@ -21,7 +23,13 @@ from hf_align.recipes._preflight import (
     scaled_learning_rate,
     trainer_defaults,
 )
-from hf_align.recipes._run import Run, is_main_process, write_atomically
+from hf_align.recipes._run import (
+    Run,
+    checkpoints_stay,
+    is_main_process,
+    step_of,
+    write_atomically,
+)
 from hf_align.types import Text
 
 
@@ -33,12 +41,14 @@ class Setup:
         args: TRL's configuration, complete.
         model_args: TRL's model options.
         tokenizer: The tokenizer, checked.
+        max_positions: Longest sequence that the model takes, if it has a limit.
         warnings: What the preflight found worth saying.
     """
 
     args: Any
     model_args: Any
     tokenizer: Any
+    max_positions: int | None = None
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -61,7 +71,7 @@ def settle(
     config_class: type,
     data: LoadedData,
     source: dict[str, Any] | None,
-    tokenizer: Any = None,
+    scratch: tuple[Any, Any] | None = None,
     *,
     full_learning_rate: float,
 ) -> Setup:
@@ -72,24 +82,23 @@ def settle(
         run: The run.
         config_class: TRL's configuration class.
         data: The normalised data.
-        source: Where the model is; None for a model made from scratch, whose `tokenizer` is given.
-        tokenizer: Tokenizer of a model made from scratch.
+        source: Where the model is; None for a model made from scratch.
+        scratch: Model and tokenizer made from scratch.
         full_learning_rate: Default for training all weights.
 
     Raises:
         InputError: Anything that cannot work on this machine, with this model, on these data.
     """
-    from transformers import AutoConfig, AutoTokenizer
     from trl import ModelConfig
 
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|trl")
-    max_positions = None
-    if source is not None:
+    if scratch is not None:
+        model, tokenizer = scratch
+        max_positions = model.config.max_position_embeddings
+    else:
         trust = choices.get("trust_remote_code", False)
-        where = {"revision": source["revision"], "trust_remote_code": trust}
-        tokenizer = AutoTokenizer.from_pretrained(source["path"], **where)
-        text_config = AutoConfig.from_pretrained(source["path"], **where).get_text_config()
-        max_positions = text_config.max_position_embeddings
+        tokenizer, text_config = load_tokenizer_and_config(source, trust)
+        max_positions = getattr(text_config, "max_position_embeddings", None)
     if choices.get("pad_token"):
         tokenizer.pad_token = choices.values.pop("pad_token")
     name = source["name"] if source else "made from scratch"
@@ -98,12 +107,14 @@ def settle(
     defaults = trainer_defaults(choices, str(run.path))
     defaults |= scaled_learning_rate(choices, full_learning_rate)
     defaults |= fit_length(choices, max_positions)
+    # Every weight gets a gradient, so DDP need not walk the graph at each step to find that out.
+    defaults["ddp_find_unused_parameters"] = False
     model_defaults = {}
     if choices.get("use_peft") and defaults["bf16"]:
         model_defaults["dtype"] = "bfloat16"
     args = choices.build(config_class, defaults)
     args.resume_from_checkpoint = str(run.resume) if run.resume else None
-    setup = Setup(args, choices.build(ModelConfig, model_defaults), tokenizer)
+    setup = Setup(args, choices.build(ModelConfig, model_defaults), tokenizer, max_positions)
     if not has_template:
         audit = audit_with_tokenizer(data.splits, tokenizer, args.max_length, data.report.task)
         setup.warnings = check_lengths(audit, args.max_length)
@@ -113,7 +124,7 @@ def settle(
 
 def resolved_config(choices: Choices, setup: Setup, own: tuple[type, ...]) -> dict[str, Any]:
     """Every option with the value it ended up with, JSON-ready, for `run.json`."""
-    config = setup.args.to_dict() | vars(setup.model_args)
+    config = setup.args.to_dict() | vars(setup.model_args) | choices.withheld
     for cls in own:
         config |= vars(choices.build(cls))
     return json.loads(json.dumps(config, default=str))
@@ -121,22 +132,45 @@ def resolved_config(choices: Choices, setup: Setup, own: tuple[type, ...]) -> di
 
 def make_evaluator(
     choices: Choices,
+    run: Run,
     setup: Setup,
     prompts: tuple[list[Text], list[Text]],
     load_gold: Callable[[str], Gold | None],
 ) -> Evaluator:
-    """The evaluator that the options describe, with its gold reward loaded."""
+    """The evaluator that the options describe, with its gold reward loaded.
+
+    Prompts that leave no room for a completion within the model's positions are left out, and said
+    so.
+    """
     args = choices.build(EvaluationArguments)
+    longest = max_new_tokens(choices)
+    room = (setup.max_positions or 10**9) - longest
+    fitting = [[p for p in part if _num_tokens(setup.tokenizer, p) <= room] for part in prompts]
+    left_out = sum(map(len, prompts)) - sum(map(len, fitting))
+    if left_out:
+        run.warn(
+            f"{left_out} held-out prompts are not answered: with eval_max_new_tokens {longest} they "
+            f"exceed the model's {setup.max_positions} positions"
+        )
+    gold = load_gold(str(setup.args.device))
+    try_gold(gold, fitting[0])
     return Evaluator(
         tokenizer=setup.tokenizer,
-        prompts=prompts[0],
-        audit_prompts=prompts[1],
-        gold=load_gold(str(setup.args.device)),
+        prompts=fitting[0],
+        audit_prompts=fitting[1],
+        gold=gold,
         num_samples=args.num_eval_samples,
-        max_new_tokens=max_new_tokens(choices),
+        max_new_tokens=longest,
         batch_size=args.eval_generation_batch_size,
         seed=setup.args.seed,
     )
+
+
+def _num_tokens(tokenizer: Any, prompt: Text) -> int:
+    if isinstance(prompt, str):
+        return len(tokenizer(prompt)["input_ids"])
+    text = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+    return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def choose_precompute(choices: Choices, setup: Setup, audit_steps: int) -> None:
@@ -159,7 +193,11 @@ def load_policy_and_reference(setup: Setup, source: dict[str, Any]) -> tuple[Any
 
     def load() -> Any:
         return load_policy(
-            source["path"], source["revision"], setup.model_args.dtype, **setup.model_kwargs
+            source["path"],
+            source["revision"],
+            setup.model_args.dtype,
+            place=False,
+            **setup.model_kwargs,
         )
 
     return load(), None if setup.model_args.use_peft else load()
@@ -181,40 +219,52 @@ def from_scratch(choices: Choices, data: LoadedData) -> tuple[Any, Any]:
     from hf_align.recipes._scratch import build_from_text
 
     sizes = choices.build(ScratchArguments)
-    return build_from_text(data.splits["train"], sizes, choices.get("max_length", 1024), seed)
+    positions = choices.get("max_length", 1024) + max_new_tokens(choices)
+    return build_from_text(data.splits["train"], sizes, positions, seed)
 
 
 def policy_and_start(
-    setup: Setup, source: dict[str, Any] | None, scratch: Any, audit_steps: int
+    setup: Setup,
+    source: dict[str, Any] | None,
+    scratch: tuple[Any, Any] | None,
+    audit_steps: int,
 ) -> tuple[Any, Any]:
     """The policy to fine-tune, and the model it starts from where something needs that in memory.
 
     A model made from scratch is on no disk, so its start is kept; a loaded one is kept only for
     audits.
     """
-    if source is None:
-        return scratch, copy.deepcopy(scratch)
-    policy, start = load_policy_and_reference(setup, source) if audit_steps else (None, None)
-    if policy is None:
-        policy = load_policy(
-            source["path"], source["revision"], setup.model_args.dtype, **setup.model_kwargs
-        )
-    return policy, start
+    if scratch is not None:
+        return scratch[0], copy.deepcopy(scratch[0])
+    policy, start = load_policy_and_reference(setup, source)
+    return policy, start if audit_steps else None
 
 
 def run_trainer(run: Run, trainer: Any, evaluator: Evaluator, reference: Any, every: int) -> None:
     """Trains with our callbacks (metrics file, progress, audits), resuming where asked."""
     from transformers import PrinterCallback, ProgressCallback
+    from transformers.utils import logging as transformers_logging
 
-    from hf_align.trainers.callbacks import Audit, MetricsFile, Progress
+    from hf_align.trainers.callbacks import (
+        AlreadyTrained,
+        Audit,
+        MetricsFile,
+        NoExtraStep,
+        Progress,
+    )
 
     for noisy in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(noisy)
     trainer.add_callback(MetricsFile(run.path / "metrics.jsonl"))
+    if every and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+        run.warn("audit_steps: a sharded policy cannot be sampled; it is evaluated at the end only")
+        every = 0
+    if every and reference is not None:
+        reference.to(trainer.accelerator.device)
     if every and is_main_process():
         audits = run.path / "audits.json"
         if run.resume is not None and audits.is_file():
-            step = int(run.resume.name.split("-")[1])
+            step = step_of(run.resume)
             kept = json.loads(audits.read_text(encoding="utf-8"))
             evaluator.audits = [audit for audit in kept if audit["step"] <= step]
 
@@ -229,11 +279,15 @@ def run_trainer(run: Run, trainer: Any, evaluator: Evaluator, reference: Any, ev
             return evaluator.audit(model, reference, step)
 
         trainer.add_callback(Audit(measure, every, record))
+    trainer.add_callback(NoExtraStep())
     trainer.add_callback(Progress())
-    if trainer.args.resume_from_checkpoint is None:
-        trainer.train()
-    else:
-        trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
+    # A bar per checkpoint would break the training's own bar.
+    transformers_logging.disable_progress_bar()
+    with checkpoints_stay(run.path), suppress(AlreadyTrained):
+        if trainer.args.resume_from_checkpoint is None:
+            trainer.train()
+        else:
+            trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
 
 
 def check_step_zero(trainer: Any, num_pairs: int = 32) -> None:
@@ -252,7 +306,9 @@ def check_step_zero(trainer: Any, num_pairs: int = 32) -> None:
     model = trainer.model
     was_training = model.training
     model.eval()
-    held_aside, trainer.ref_model = trainer.ref_model, trainer.ref_model or model
+    held_aside = trainer.ref_model
+    # Not `or`: a compiled model has no truth value.
+    trainer.ref_model = model if held_aside is None else held_aside
     policy = torch.cat(trainer.compute_ref_log_probs(model, batch))
     trainer.ref_model = held_aside
     if "ref_chosen_logps" in batch:

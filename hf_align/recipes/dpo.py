@@ -12,19 +12,21 @@ from hf_align.configs import DataArguments, EvaluationArguments, RunArguments
 from hf_align.recipes import _inputs as inputs
 from hf_align.recipes._options import DPO_CONFIG, MODEL_CONFIG
 from hf_align.recipes._parser import RecipeParser
-from hf_align.recipes._preflight import check_combinations
-from hf_align.recipes._run import begin_run, check_output, is_main_process, recipe, save_model
+from hf_align.recipes._preflight import check_combinations, check_publishing, refusals
+from hf_align.recipes._run import (
+    begin_run,
+    check_output,
+    is_main_process,
+    publish,
+    recipe,
+    save_model,
+)
 
 OWN = (DataArguments, EvaluationArguments, RunArguments)
 COMMON = (
     *("model_name_or_path", "output_dir", "learning_rate", "beta", "loss_type", "max_steps"),
-    *(
-        "num_train_epochs",
-        "per_device_train_batch_size",
-        "gradient_accumulation_steps",
-        "max_length",
-    ),
-    *("use_peft", "load_in_4bit", "seed", "resume_from_checkpoint", "push_to_hub"),
+    *("num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps"),
+    *("max_length", "use_peft", "load_in_4bit", "seed", "resume_from_checkpoint", "push_to_hub"),
 )
 
 
@@ -40,6 +42,7 @@ def main(args: list[str] | None = None) -> None:
     choices = inputs.fill_from_testbed(parser, parser.parse(args))
     check_combinations(choices)
     run = check_output(choices)
+    destination = check_publishing(choices, run.path, is_main_process())
     gold = inputs.load_gold(choices)
     testbed = inputs.load_testbed(choices)
     data = inputs.load_inputs(choices, "preference", testbed)
@@ -55,27 +58,29 @@ def main(args: list[str] | None = None) -> None:
     every = choices.build(EvaluationArguments).audit_steps
     training.choose_precompute(choices, setup, every)
     prompts = inputs.evaluation_prompts(choices, data, testbed)
-    evaluator = training.make_evaluator(choices, setup, prompts, gold)
+    evaluator = training.make_evaluator(choices, run, setup, prompts, gold)
     config = training.resolved_config(choices, setup, OWN)
-    begin_run(run, choices, config, inputs.lineage(source, data, evaluator.gold))
     policy, reference = training.load_policy_and_reference(setup, source)
-    trainer = DPOTrainer(
-        model=policy,
-        ref_model=reference,
-        args=setup.args,
-        train_dataset=data.splits["train"],
-        eval_dataset=data.splits["test"] if setup.args.eval_strategy != "no" else None,
-        processing_class=setup.tokenizer,
-        peft_config=get_peft_config(setup.model_args),
-        callbacks=[PreferenceWarnings(setup.args.beta, run.warn)],
-    )
+    with refusals(run.path):
+        trainer = DPOTrainer(
+            model=policy,
+            ref_model=reference,
+            args=setup.args,
+            train_dataset=data.splits["train"],
+            eval_dataset=data.splits["test"] if setup.args.eval_strategy != "no" else None,
+            processing_class=setup.tokenizer,
+            peft_config=get_peft_config(setup.model_args),
+            callbacks=[PreferenceWarnings(setup.args.beta, run.warn)],
+        )
     if run.resume is None:
         training.check_step_zero(trainer)
+    begin_run(run, choices, config, inputs.lineage(source, data, evaluator.gold))
     training.run_trainer(run, trainer, evaluator, reference, every)
     save_model(run, trainer, setup.tokenizer, choices.get("merge_adapter", False))
     if is_main_process():
         del trainer, policy, reference
         report.preference_report(choices, run, setup, source, evaluator, data)
+        publish(run, destination)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,15 @@ from hf_align.configs import DataArguments, EvaluationArguments, RunArguments, S
 from hf_align.recipes import _inputs as inputs
 from hf_align.recipes._options import MODEL_CONFIG, SFT_CONFIG
 from hf_align.recipes._parser import RecipeParser
-from hf_align.recipes._preflight import check_combinations
-from hf_align.recipes._run import begin_run, check_output, is_main_process, recipe, save_model
+from hf_align.recipes._preflight import check_combinations, check_publishing, refusals
+from hf_align.recipes._run import (
+    begin_run,
+    check_output,
+    is_main_process,
+    publish,
+    recipe,
+    save_model,
+)
 
 OWN = (DataArguments, ScratchArguments, EvaluationArguments, RunArguments)
 COMMON = (
@@ -38,6 +45,7 @@ def main(args: list[str] | None = None) -> None:
     choices = inputs.fill_from_testbed(parser, parser.parse(args))
     check_combinations(choices)
     run = check_output(choices)
+    destination = check_publishing(choices, run.path, is_main_process())
     gold = inputs.load_gold(choices)
     testbed = inputs.load_testbed(choices)
     data = inputs.load_inputs(choices, "sft", testbed)
@@ -49,29 +57,29 @@ def main(args: list[str] | None = None) -> None:
     from hf_align.recipes import _report as report
     from hf_align.recipes import _training as training
 
-    model, tokenizer = training.from_scratch(choices, data) if scratch else (None, None)
-    setup = training.settle(
-        choices, run, SFTConfig, data, source, tokenizer, full_learning_rate=2e-5
-    )
+    made = training.from_scratch(choices, data) if scratch else None
+    setup = training.settle(choices, run, SFTConfig, data, source, made, full_learning_rate=2e-5)
     every = choices.build(EvaluationArguments).audit_steps
     prompts = inputs.evaluation_prompts(choices, data, testbed)
-    evaluator = training.make_evaluator(choices, setup, prompts, gold)
+    evaluator = training.make_evaluator(choices, run, setup, prompts, gold)
     config = training.resolved_config(choices, setup, OWN)
+    policy, start = training.policy_and_start(setup, source, made, every)
+    with refusals(run.path):
+        trainer = SFTTrainer(
+            model=policy,
+            args=setup.args,
+            train_dataset=data.splits["train"],
+            eval_dataset=data.splits["test"] if setup.args.eval_strategy != "no" else None,
+            processing_class=setup.tokenizer,
+            peft_config=get_peft_config(setup.model_args),
+        )
     begin_run(run, choices, config, inputs.lineage(source, data, evaluator.gold))
-    policy, start = training.policy_and_start(setup, source, model, every)
-    trainer = SFTTrainer(
-        model=policy,
-        args=setup.args,
-        train_dataset=data.splits["train"],
-        eval_dataset=data.splits["test"] if setup.args.eval_strategy != "no" else None,
-        processing_class=setup.tokenizer,
-        peft_config=get_peft_config(setup.model_args),
-    )
     training.run_trainer(run, trainer, evaluator, start, every)
     save_model(run, trainer, setup.tokenizer, choices.get("merge_adapter", False))
     if is_main_process():
         del trainer, policy
         report.sft_report(choices, run, setup, source, start if scratch else None, evaluator, data)
+        publish(run, destination)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from tqdm import tqdm
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 """Raise it when the same spec no longer gives the same files, so that old caches are not used."""
 
 PROMPT_SPLITS = ("rl", "audit", "report")
@@ -197,6 +197,7 @@ def _write_prompts(folder: Path, spec: WorldSpec) -> None:
 
 
 def _demonstrations(spec: WorldSpec) -> dict[str, Columns]:
+    """Demonstrations with at least one word; the 0.2 % without are drawn again."""
     rng = np.random.default_rng([spec.seed, 3])
     train_sets, test_sets = _train_and_test_sets(spec, "sft")
     rows = {}
@@ -204,8 +205,13 @@ def _demonstrations(spec: WorldSpec) -> dict[str, Columns]:
         ("train", train_sets, spec.num_demonstrations),
         ("test", test_sets, spec.num_test_demonstrations),
     ):
-        prompts = world.sample_prompts(sets, size, rng)
-        completions = world.sample_demonstrations(prompts, rng)
+        prompts: list[str] = []
+        completions: list[str] = []
+        while missing := size - len(prompts):
+            drawn = world.sample_prompts(sets, missing, rng)
+            written = world.sample_demonstrations(drawn, rng)
+            prompts += [prompt for prompt, text in zip(drawn, written, strict=True) if text]
+            completions += [text for text in written if text]
         rows[split] = {"prompt": prompts, "completion": completions}
     return rows
 

@@ -25,6 +25,7 @@ from hf_align.testbed.world import (
     ROLE_MARKERS,
     TOPICS,
     UNK,
+    WORD_PATTERN,
     WorldSpec,
 )
 from hf_align.types import InputError
@@ -67,19 +68,24 @@ CHAT_TEMPLATE = (
 def tokenizer() -> PreTrainedTokenizerFast:
     """The word-level tokenizer, built in memory: 33 words, one token each.
 
-    Text splits at spaces and around punctuation, so `prompt + completion` and
+    Text splits at spaces and around each sign, so `prompt + completion` and
     `prompt + " " + completion` give the same tokens. Decoding joins by spaces, which restores any
     text of the world. Role markers are ordinary words: a policy that writes one is seen to. Padding
     goes to the left, as generation needs.
     """
-    from tokenizers import AddedToken, Tokenizer
+    from tokenizers import AddedToken, Regex, Tokenizer, pre_tokenizers
     from tokenizers.models import WordLevel
-    from tokenizers.pre_tokenizers import Whitespace
     from transformers import PreTrainedTokenizerFast
 
     words = {word: index for index, word in enumerate(VOCABULARY)}
     backend = Tokenizer(WordLevel(words, unk_token=UNK))
-    backend.pre_tokenizer = Whitespace()
+    # Signs stand alone: a completion that starts with ":" must not merge with the prompt's last.
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.WhitespaceSplit(),
+            pre_tokenizers.Split(Regex(WORD_PATTERN), "isolated"),
+        ]
+    )
     backend.add_tokens([AddedToken(marker, normalized=False) for marker in ROLE_MARKERS])
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,

@@ -48,8 +48,10 @@ SPLITS = {"sft": 400, "preferences": 220, "rl": 160, "audit": 520, "report": 520
 HELD_OUT_SETS = {"sft": 20, "preferences": 30}
 """Of a split's sets, how many (the last ones) are kept for its test file."""
 
-# A marker, a word or a run of punctuation: exactly what the tokenizer in `models.py` splits into.
-_WORDS = re.compile("|".join((*ROLE_MARKERS, PAD, UNK, r"\w+|[^\w\s]+")))
+WORD_PATTERN = r"\w+|[^\w\s]"
+"""A word or one sign of punctuation; the tokenizer splits by it too."""
+
+_WORDS = re.compile("|".join((*ROLE_MARKERS, PAD, UNK, WORD_PATTERN)))
 _TOPIC_SET = frozenset(TOPICS)
 
 

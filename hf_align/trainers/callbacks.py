@@ -20,7 +20,8 @@ from transformers import TrainerCallback
 class MetricsFile(TrainerCallback):
     """Appends one JSON line per log to `metrics.jsonl`: `{"step", "epoch", metric: value, ...}`.
 
-    On resume, lines past the checkpoint's step are cut, so the file tells one trajectory.
+    On resume, lines past the checkpoint's step are cut, and a last line that a killed process left
+    half written, so the file tells one trajectory.
 
     Args:
         path: The file.
@@ -31,11 +32,18 @@ class MetricsFile(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.is_world_process_zero and self.path.exists():
-            lines = self.path.read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if json.loads(line)["step"] <= state.global_step]
+            # What follows the last line break is half a line, or nothing.
+            lines = self.path.read_text(encoding="utf-8").split("\n")[:-1]
+            kept = [line for line in lines if self._is_kept(json.loads(line), state)]
             temporary = self.path.with_suffix(".partial")
             temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
             temporary.replace(self.path)
+
+    @staticmethod
+    def _is_kept(line: dict[str, Any], state: Any) -> bool:
+        # The summary that ends a training is written again by a resumed one that has steps left.
+        over = "train_runtime" in line and state.global_step < state.max_steps
+        return line["step"] <= state.global_step and not over
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero:
@@ -52,8 +60,9 @@ class PreferenceWarnings(TrainerCallback):
     * the chosen completions have become less likely by more than `max_fall` nats (likelihood
       displacement: https://huggingface.co/papers/2410.08847);
     * the mean margin exceeds `saturation`, where the sigmoid's gradient is below 1 % and further
-    steps
-      only move the policy away from the reference.
+      steps only move the policy away from the reference.
+
+    On resume the logs before the checkpoint are read again, so the report repeats their warnings.
 
     Args:
         beta: DPO's β.
@@ -74,8 +83,15 @@ class PreferenceWarnings(TrainerCallback):
         self.recent: deque[dict[str, float]] = deque(maxlen=3)
         self.told: set[str] = set()
 
+    def on_train_begin(self, args, state, control, **kwargs):
+        for log in state.log_history:
+            self._read(log, log["step"])
+
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if not logs or "rewards/chosen" not in logs:
+        self._read(logs or {}, state.global_step)
+
+    def _read(self, logs: dict[str, float], step: int) -> None:
+        if "rewards/chosen" not in logs:
             return
         self.recent.append(logs)
         if len(self.recent) < 3:
@@ -84,16 +100,16 @@ class PreferenceWarnings(TrainerCallback):
         if change < -self.max_fall:
             self._once(
                 "displacement",
-                f"step {state.global_step}: the chosen completions are {-change:.1f} nats less "
-                "likely than under the reference, and the margin grows only because the rejected "
-                "ones fall faster; a larger beta, a smaller learning rate or `--loss_type sigmoid "
+                f"step {step}: the chosen completions are {-change:.1f} nats less "
+                "likely than under the reference, so any margin comes from rejected ones that fall "
+                "faster; a larger beta, a smaller learning rate or `--loss_type sigmoid "
                 "sft` holds them",
             )
         margin = sum(log["rewards/margins"] for log in self.recent) / 3
         if margin > self.saturation:
             self._once(
                 "saturation",
-                f"step {state.global_step}: margins are saturated ({margin:.1f}); the loss has no "
+                f"step {step}: margins are saturated ({margin:.1f}); the loss has no "
                 "gradient left to give, so stop earlier or raise beta",
             )
 
@@ -134,6 +150,24 @@ class Audit(TrainerCallback):
         if state.is_world_process_zero:
             metrics = self.measure(model, state.global_step)
             self.record({"step": state.global_step} | metrics)
+
+
+class AlreadyTrained(Exception):
+    """The checkpoint that training resumes from is the last one: no step is left."""
+
+
+class NoExtraStep(TrainerCallback):
+    """Ends a training that resumes from its last step, where the trainer would take one more.
+
+    By then the trainer holds the checkpoint's weights. Callbacks after it see nothing of it.
+
+    Raises:
+        AlreadyTrained: Through `trainer.train()`.
+    """
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.global_step >= state.max_steps:
+            raise AlreadyTrained
 
 
 class Progress(TrainerCallback):

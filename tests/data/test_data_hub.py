@@ -22,7 +22,7 @@ said = {{}}
 for name in {names!r}:
     try:
         load_data(name, "preference", revision={revision!r})
-    except OSError as error:
+    except (OSError, ValueError) as error:
         said[name] = str(error)
 print(json.dumps(said))
 """
@@ -80,3 +80,50 @@ def test_an_unreachable_hub_is_reported_without_waiting_for_retries(with_hub, of
     assert time.monotonic() - start < 15
     assert ("HF_HUB_OFFLINE is set" if offline else f"cannot reach {url}") in said
     assert "pass the folder or file instead" in said
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "expected"),
+    [(403, "GatedRepo", "gated"), (401, None, "access refused (401)")],
+)
+def test_a_repository_whose_files_alone_are_guarded_is_refused_in_the_same_words(
+    hub, with_hub, status, code, expected
+):
+    hub.files["train.jsonl"] = b'{"prompt": "p", "chosen": "a", "rejected": "b"}\n'
+    hub.failures = {"org/pairs/resolve": (status, {"X-Error-Code": code} if code else {})}
+    said = with_hub(REFUSE.format(names=["org/pairs"], revision=None), hub.url)["org/pairs"]
+    assert expected in said
+    assert "\n" not in said
+    assert "pass the folder or file instead" in said
+
+
+def test_hub_rows_that_mix_text_and_messages_load_like_local_ones(hub, with_hub):
+    asked = [{"role": "user", "content": "q"}]
+    rows = [
+        {"prompt": "p", "chosen": "a", "rejected": "b"},
+        {"prompt": asked, "chosen": "a", "rejected": "b"},
+    ]
+    hub.files["train.jsonl"] = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    loaded = with_hub(LOAD.format(name="org/pairs", revision=COMMIT), hub.url)["rows"]
+    assert [row["prompt"] for row in loaded] == [[{"role": "user", "content": "p"}], asked]
+
+
+def test_a_table_that_cannot_be_read_is_refused_in_one_line(hub, with_hub):
+    hub.files["train.parquet"] = b"PAR1 this is no table PAR1"
+    said = with_hub(REFUSE.format(names=["org/pairs"], revision=None), hub.url)["org/pairs"]
+    assert "could not be read as one table" in said
+    assert "\n" not in said
+    assert "pass the folder or file instead" in said
+
+
+def test_a_missing_configuration_is_asked_for_by_option(hub, with_hub):
+    hub.files = {
+        "README.md": b"---\nconfigs:\n- config_name: one\n  data_files: a.jsonl\n"
+        b"- config_name: two\n  data_files: b.jsonl\n---\n",
+        "a.jsonl": b'{"prompt": "p"}\n',
+        "b.jsonl": b'{"prompt": "p"}\n',
+    }
+    said = with_hub(REFUSE.format(names=["org/pairs"], revision=None), hub.url)["org/pairs"]
+    assert "one" in said
+    assert "two" in said
+    assert said.endswith("choose one with --dataset_config")

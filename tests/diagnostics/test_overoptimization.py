@@ -83,19 +83,35 @@ def test_split_half_drop_recovers_a_large_drop():
     assert drop.n == 2000
 
 
+@pytest.mark.parametrize(
+    "means", [[0, 0.8, 1.5, 1.9, 1.2], [0, 1.9, 1.2], [0, 0.5, 1.0, 1.5, 1.7, 1.9, 1.2]]
+)
+def test_a_drop_that_begins_at_the_last_checkpoint_is_recovered_whole(means):
+    """True drop 0.7; smoothing across the last checkpoint would hide most of it."""
+    drop = split_half_drop(world(means, 2000, 1).gold)
+    assert drop.value == pytest.approx(0.7, abs=0.1)
+
+
+def test_a_rising_curve_has_a_negative_drop():
+    drop = split_half_drop(world([0, 1.0, 1.5], 1000, 2).gold)
+    assert drop.value == pytest.approx(-0.5, abs=0.15)
+
+
 def test_smoothing_averages_neighbours_and_leaves_short_curves():
-    gold = np.array([0.0, 3.0, 6.0, 0.0, 0.0])
-    assert smoothed(gold).tolist() == [1.5, 3.0, 3.0, 2.0, 0.0]
-    assert smoothed(gold[:4]).tolist() == gold[:4].tolist()
+    gold = np.array([0.0, 3.0, 6.0, 0.0])
+    assert smoothed(gold).tolist() == [1.0, 3.0, 3.75, 2.0]
+    assert smoothed(gold[:3]).tolist() == gold[:3].tolist()
 
 
 def test_minimum_detectable_drop_is_2_8_standard_errors_of_the_paired_drop():
     gold = np.zeros((3, 4))
-    gold[1] = [0, 1, 2, 3]  # SD sqrt(5/3), SE sqrt(5/12)
-    expected = 2.8 * np.sqrt(5 / 12)
-    assert minimum_detectable_drop(gold, 1) == pytest.approx(expected)
-    # The last is the peak: the checkpoint in between could have been one.
-    assert minimum_detectable_drop(gold, 2) == pytest.approx(expected)
+    gold[1] = [0, 1, 2, 3]  # the peak; SD sqrt(5/3), SE sqrt(5/12)
+    assert minimum_detectable_drop(gold) == pytest.approx(2.8 * np.sqrt(5 / 12))
+
+
+def test_a_drop_of_the_minimum_detectable_size_is_found_four_times_in_five():
+    """SE of the difference of two checkpoints: 1.2 sqrt(2 * 0.6 / 100) = .131; 2.8 SE = .368."""
+    assert flag_rate([0, 1.0, 1.0 - 0.368], 100, 400) == pytest.approx(0.8, abs=0.07)
 
 
 def test_over_optimised_names_the_peak_and_the_distance_to_the_reference():
@@ -158,6 +174,7 @@ def test_identical_checkpoints_have_no_gain_and_no_drop():
     assert answer.label == NO_GAIN
     assert answer.drop == Estimate(0.0, 0.0, 0.0, 60)
     assert answer.minimum_detectable_drop == 0.0
+    assert answer.peak_index == 3
 
 
 def test_a_failed_consistency_check_comes_before_everything():

@@ -56,6 +56,16 @@ def test_the_folder_holds_the_rows_asked_for(mini, home):
     assert [len(mini.prompts(split)) for split in ("rl", "audit", "report")] == [30, 520, 520]
 
 
+def test_no_text_is_empty(mini):
+    for name, columns in (
+        ("demonstrations", ["completion"]),
+        ("preferences", ["chosen", "rejected"]),
+    ):
+        for split in ("train", "test"):
+            rows = read(mini.path / name / f"{split}.parquet")
+            assert all(text for column in columns for text in rows[column])
+
+
 def test_no_topic_set_is_in_two_places(mini):
     places = [mini.prompts(split) for split in ("rl", "audit", "report")]
     for folder in (mini.demonstrations_path, mini.preferences_path):
@@ -87,6 +97,18 @@ def test_annotators_choose_the_better_completion_as_often_as_they_should(mini):
     better = (chosen > rejected)[strict].sum()
     spread = np.sqrt((probability * (1 - probability))[strict].sum())
     assert better == pytest.approx(probability[strict].sum(), abs=4 * spread)
+
+
+def test_pairs_that_say_nothing_are_drawn_again(monkeypatch):
+    def sample(policy, tokenizer, prompts, seed, batch_size, advance):
+        texts = np.random.default_rng(seed).choice(["tea", "tea", "", "rain"], len(prompts))
+        return [str(text) for text in texts]
+
+    monkeypatch.setattr(models, "sample_completions", sample)
+    sets, rng = world.topic_sets(0)["preferences"], np.random.default_rng(0)
+    rows = build._preference_pairs(None, None, sets, 50, rng, lambda: None)
+    pairs = [set(pair) for pair in zip(rows["chosen"], rows["rejected"], strict=True)]
+    assert pairs == [{"tea", "rain"}] * 50
 
 
 @pytest.mark.parametrize("name", ["demonstrations", "preferences"])

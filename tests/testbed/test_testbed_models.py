@@ -56,7 +56,15 @@ def test_completions_join_prompts_with_or_without_a_space(tokenizer):
     assert joined == [*prompt, *tokenizer(COMPLETION)["input_ids"], tokenizer.eos_token_id]
 
 
-@pytest.mark.parametrize("text", [COMPLETION, "tea, rain!? <user>so<assistant> zebra :music", ""])
+def test_no_word_merges_with_the_end_of_the_prompt(tokenizer):
+    prompt = tokenizer(PROMPT)["input_ids"]
+    for index, word in enumerate(models.VOCABULARY):
+        assert tokenizer(PROMPT + word)["input_ids"] == [*prompt, index]
+
+
+@pytest.mark.parametrize(
+    "text", [COMPLETION, "tea, rain!? <user>so<assistant> zebra ::music tea_rain", ""]
+)
 def test_gold_counts_the_words_the_model_wrote(tokenizer, text):
     assert explain(PROMPT, text).length == len(tokenizer(text)["input_ids"])
 
@@ -82,7 +90,7 @@ def test_assistant_mask_covers_the_answers_and_their_eos(tokenizer):
         {"role": "user", "content": PROMPT},
         {"role": "assistant", "content": COMPLETION},
         {"role": "user", "content": PROMPT},
-        {"role": "assistant", "content": "tea"},
+        {"role": "assistant", "content": " tea"},  # a space is no token for a mask to start on
     ]
     encoded = tokenizer.apply_chat_template(
         conversation, return_dict=True, return_assistant_tokens_mask=True

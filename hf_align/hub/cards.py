@@ -1,0 +1,141 @@
+"""The model card, and how names, paths and commands are shown to strangers.
+
+Nothing local leaves the machine in a card or a published record: a folder is shown by its last name
+and content hash, a path by its last component, and anything that looks like a token not at all.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from typing import Any
+
+# An absolute path in running text: not part of a URL, a word or a longer path.
+_ABSOLUTE = re.compile(r"(?<![\w/:.~-])(?:~|[A-Za-z]:)?(?:/[\w.@+=-]+)+/?")
+_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{8,}|\bapi_org_[A-Za-z0-9]{8,}")
+_PATH_OPTIONS = ("config", "output_dir", "logging_dir", "resume_from_checkpoint")
+_DATA_FILE = re.compile(r"\.(jsonl|json|csv|parquet|jinja|j2|py|ya?ml)(\.gz)?$")
+
+
+def shown_name(source: dict[str, Any]) -> str:
+    """A source as a reader may see it: the Hub id with its commit, or a folder's last name and
+    hash.
+
+    Never a local path.
+    """
+    mark = source.get("revision") or source.get("sha256")
+    name = str(source["name"])
+    local = source.get("revision") is None
+    shown = os.path.basename(name.rstrip("/")) if local else name
+    return f"{shown}@{mark[:12]}" if mark else shown
+
+
+def public_text(text: str) -> str:
+    """The text with every absolute path cut to its last component and every token hidden."""
+    text = _ABSOLUTE.sub(lambda match: os.path.basename(match[0].rstrip("/")), text)
+    return _TOKEN.sub("<hidden>", text)
+
+
+def public_command(command: str, lineage: dict[str, Any]) -> str:
+    """A recipe's command line without local paths and tokens; Hub ids stay as they are.
+
+    Args:
+        command: As `run.json` records it.
+        lineage: What went in; it tells a folder `a/b` from a Hub id `a/b`.
+    """
+    local = {str(source["name"]) for _, source in sources(lineage) if not source.get("revision")}
+    shown, option = [], ""
+    for token in shlex.split(command):
+        name, equals, value = token.partition("=") if token.startswith("--") else ("", "", token)
+        option = name.lstrip("-") if name else option
+        if equals or not name:
+            token = name + equals + _public_value(option, value, local)
+        shown.append(token)
+    return shlex.join(shown)
+
+
+def _public_value(option: str, value: str, local: set[str]) -> str:
+    if any(mark in value for mark in (" ", "{", "[", "://")):
+        return public_text(value)
+    path, colon, function = value.partition(":")
+    is_path = (
+        option in _PATH_OPTIONS
+        or path in local
+        or path.startswith((".", "~", "/"))
+        or path.count("/") > 1
+        or _DATA_FILE.search(path)
+    )
+    return public_text((os.path.basename(path.rstrip("/")) if is_path else path) + colon + function)
+
+
+def model_card(run: dict[str, Any], report: dict[str, Any], body: str) -> str:
+    """The README of a run directory: metadata, verdict, table, figures, lineage and the command.
+
+    Args:
+        run: Content of `run.json`.
+        report: Content of `report/report.json`.
+        body: The report as Markdown.
+
+    Returns:
+        Markdown with a YAML header that `huggingface_hub` accepts.
+    """
+    from huggingface_hub import EvalResult, ModelCardData
+
+    base, data = run["lineage"].get("model"), run["lineage"]["data"]
+    algorithm = run["recipe"]
+    results = [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type="hf_align",
+            dataset_name=", ".join(shown_name(source) for source in data),
+            metric_type=name.replace("/", "_"),
+            metric_name=name,
+            metric_value=round(estimate["value"], 4),
+        )
+        for name, estimate in report["metrics"].items()
+    ]
+    card = ModelCardData(
+        library_name="peft" if run["config"].get("use_peft") else "transformers",
+        pipeline_tag="text-generation",
+        base_model=base["name"] if base and base.get("revision") else None,
+        datasets=[source["name"] for source in data if source.get("revision")] or None,
+        tags=["hf-align", "trl", algorithm],
+        model_name=run["name"],
+        eval_results=results or None,
+    )
+    sections = [
+        f"---\n{card.to_yaml()}\n---\n",
+        f"# {run['name']}\n",
+        f"Trained with `hf_align.recipes.{algorithm}` from "
+        f"**{shown_name(base) if base else 'an untrained model'}** on "
+        f"{', '.join(shown_name(source) for source in data)}.\n",
+        body.rstrip() + "\n",
+        _lineage_section(run),
+        "## Intended use and limits\n\nA research artefact. The numbers above hold for the "
+        "prompts, samples and rewards they were measured with; a gold reward here is the one named "
+        "in the report, not human judgement in general. Look at the samples before you rely on "
+        "it.\n",
+    ]
+    return "\n".join(sections)
+
+
+def _lineage_section(run: dict[str, Any]) -> str:
+    rows = [f"| {role} | {shown_name(source)} |" for role, source in sources(run["lineage"])]
+    versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
+    command = public_command(run["command"], run["lineage"])
+    return "\n".join(
+        [
+            "## Lineage\n",
+            "| what went in | which |",
+            "|---|---|",
+            *rows,
+            f"\nCommand: `{command}` (seed {run['seed']}). Versions: {versions}.\n",
+        ]
+    )
+
+
+def sources(lineage: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Every model, reward and dataset of a lineage with its role."""
+    single = [(role, source) for role, source in lineage.items() if isinstance(source, dict)]
+    return single + [("data", source) for source in lineage["data"]]

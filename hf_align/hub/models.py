@@ -1,0 +1,162 @@
+"""Which model a name stands for: a commit of a Hub repo, or the content hash of a folder.
+
+A folder or repo that cannot be trained (an adapter alone, no weights, pickled weights, a damaged
+file) is refused here, before anything is downloaded or loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Collection
+from pathlib import Path
+
+from hf_align.types import InputError
+
+_HASHED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_TIMEOUT = 20.0
+"""Seconds to wait for the Hub's answer."""
+
+
+def resolve_model(
+    name: str,
+    revision: str | None = None,
+    option: str = "model_name_or_path",
+    weights: bool = True,
+) -> dict[str, str | None]:
+    """What a model name stands for, before anything is downloaded.
+
+    Args:
+        name: A folder in `save_pretrained` form, or a Hub id `org/name`.
+        revision: Branch, tag or commit of a Hub repo.
+        option: The option that named it, for messages.
+        weights: Whether it must hold weights; False where its tokenizer is all that is wanted.
+
+    Returns:
+        `{"name", "revision", "sha256"}`: the commit for a Hub repo, the content hash for a folder.
+
+    Raises:
+        InputError: Neither a folder nor a Hub id, or one that holds no whole model in safetensors.
+        OSError: The Hub cannot be reached, or the repo is absent, private or gated.
+    """
+    path, label = Path(name).expanduser(), f"{option} {name}"
+    if path.is_dir():
+        if revision not in (None, "main"):
+            raise InputError(
+                f"model_revision {revision}: {name} is a folder; Hub ids alone have it"
+            )
+        if weights:
+            check_files({file.name for file in path.iterdir()}, label)
+            _check_weights(path, label)
+        return {"name": str(path), "revision": None, "sha256": content_hash(path)}
+    if path.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise InputError(f"{label}: no such folder, and not a Hub id of the form org/name")
+    return {"name": name, "revision": _commit_of(name, revision, option, weights), "sha256": None}
+
+
+def check_files(names: Collection[str], label: str) -> None:
+    """Refuses a folder or repo without a whole model in safetensors form, from its file names.
+
+    Raises:
+        InputError: It is a LoRA adapter, or has no config.json, no weights, or pickled ones alone.
+    """
+    if "adapter_config.json" in names:
+        raise InputError(
+            f"{label} is a LoRA adapter, not a whole model; train it with --merge_adapter, which "
+            "saves the merged model, and name that"
+        )
+    if "config.json" not in names:
+        raise InputError(f"{label} has no config.json, so it holds no model")
+    if any(name.endswith(".safetensors") for name in names):
+        return
+    pickles = sorted(name for name in names if name.endswith(_PICKLES))
+    if pickles:
+        raise InputError(
+            f"{label} has pickled weights alone ({pickles[0]}), and unpickling can run code; load "
+            "it where you trust it and save it again with save_pretrained, as safetensors"
+        )
+    raise InputError(f"{label} has a config.json but no weights (*.safetensors)")
+
+
+def _check_weights(folder: Path, label: str) -> None:
+    """Refuses missing and damaged weight files: headers and sizes are read, not the weights."""
+    from safetensors import SafetensorError, safe_open
+
+    index = folder / "model.safetensors.index.json"
+    shards = {file.name for file in folder.glob("*.safetensors")}
+    if index.is_file() and "model.safetensors" not in shards:
+        try:
+            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, KeyError, AttributeError) as error:
+            raise InputError(f"{label}: {index.name} is damaged; copy it again") from error
+    for shard in sorted(shards):
+        if not (folder / shard).is_file():
+            raise InputError(f"{label}: {shard} is missing, which {index.name} names; copy it too")
+        try:
+            with safe_open(folder / shard, framework="np"):
+                pass
+        except SafetensorError as error:
+            raise InputError(f"{label}: {shard} is damaged ({error}); copy it again") from error
+
+
+def _commit_of(name: str, revision: str | None, option: str, weights: bool) -> str:
+    from huggingface_hub import HfApi, errors
+
+    remedy = "or download it and pass the folder"
+    try:
+        info = HfApi().model_info(name, revision=revision, timeout=_TIMEOUT)
+    except errors.HFValidationError as error:
+        raise InputError(f"{option} {name}: not a Hub id of the form org/name") from error
+    except errors.GatedRepoError as error:
+        raise OSError(
+            f"model {name} is gated: accept its terms on its page and run `hf auth login`, {remedy}"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise OSError(
+            f"model {name} has no revision {revision!r}: check --model_revision"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise OSError(
+            f"model {name} is not on the Hub, or it is private and you are not signed in "
+            f"(`hf auth login`): check the id, {remedy}"
+        ) from error
+    except errors.OfflineModeIsEnabled as error:
+        if revision and _COMMIT.fullmatch(revision):
+            return revision  # a commit already in the cache needs no network
+        raise OSError(
+            f"model {name}: HF_HUB_OFFLINE is set; unset it, give a cached commit with "
+            f"--model_revision, {remedy}"
+        ) from error
+    except (errors.HTTPError, OSError) as error:
+        raise OSError(
+            f"model {name}: the Hub cannot be reached ({reason(error)}); try again, {remedy}"
+        ) from error
+    if weights and info.siblings:
+        check_files({file.rfilename for file in info.siblings}, f"{option} {name}")
+    return info.sha
+
+
+def reason(error: Exception) -> str:
+    """The first line of a client's error, without its request ids and addresses."""
+    from huggingface_hub import constants, errors
+
+    if isinstance(error, errors.HfHubHTTPError) and error.response is not None:
+        return f"{constants.ENDPOINT} answered {error.response.status_code}"
+    text = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return f"{constants.ENDPOINT}: {text[:160]}"
+
+
+def content_hash(folder: Path) -> str:
+    """SHA-256 over names and bytes of a model folder's weights, configuration and tokenizer."""
+    digest = hashlib.sha256()
+    files = sorted({file for pattern in _HASHED for file in folder.glob(pattern)})
+    own = {"run.json", "lineage.json"}
+    for file in (file for file in files if file.name not in own):
+        digest.update(file.name.encode() + b"\0")
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
