@@ -1,10 +1,11 @@
 """hf_align: the RLHF loop on Hugging Face, with the evidence that the reward was not gamed.
 
 prompts -> sample completions -> people compare -> preference dataset -> reward model
-        -> optimise the policy -> diagnose (gold, proxy, KL) -> publish with its evidence -> demo -> collect again
+        -> optimise the policy -> diagnose (gold, proxy, KL) -> publish with its evidence
+        -> demo -> collect again
 
-Every arrow is an artefact on disk or on the Hub that the next stage reads by path or id alone:
-recipes (`python -m hf_align.recipes.dpo`) do the work, and the packages below are what they are made of.
+Every arrow is an artefact on disk or on the Hub that the next stage reads by path or id alone.
+Recipes (`python -m hf_align.recipes.dpo`) do the work; the packages are what they are made of.
 `hf_align.data` reads datasets, `hf_align.testbed` is a small world whose true reward is known,
 `hf_align.sampling` generates, `hf_align.diagnostics` and `hf_align.evaluation` measure,
 `hf_align.hub` writes cards. Importing this module imports none of them, and no torch.

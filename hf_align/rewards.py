@@ -133,13 +133,12 @@ def classifier_reward(
         batch_size: Texts scored at a time, sorted by length.
 
     Raises:
-        InputError: The model has more than one output, or its tokenizer no pad token.
+        InputError: It is no reward model: more than one output, weights that would be random, no
+            pad token, or files that cannot be used.
     """
     import torch
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    model = AutoModelForSequenceClassification.from_pretrained(name, revision=revision)
-    tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+    model, tokenizer = _load_classifier(name, revision)
     if model.config.num_labels != 1:
         raise InputError(
             f"gold_reward {name}: a reward model has one output, this one has "
@@ -171,6 +170,25 @@ def classifier_reward(
         return scores
 
     return score
+
+
+def _load_classifier(name: str, revision: str | None):
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    try:
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            name, revision=revision, use_safetensors=True, output_loading_info=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+    except (ValueError, KeyError, RuntimeError, ImportError) as error:
+        reason = " ".join(str(error).split())[:240]
+        raise InputError(f"gold_reward {name}: cannot be loaded ({reason})") from error
+    if info["missing_keys"]:
+        raise InputError(
+            f"gold_reward {name} is not a trained reward model: {min(info['missing_keys'])} is not "
+            "among its weights and would be random"
+        )
+    return model, tokenizer
 
 
 def _render(tokenizer, prompt: Text, completion: Text) -> str:

@@ -20,7 +20,8 @@ os.environ["HF_HUB_DISABLE_UPDATE_CHECK"] = "1"
 os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
-# Nothing listens there, so a test that forgets its loopback Hub fails at once instead of leaving the machine.
+# Nothing listens there, so a test that forgets its loopback Hub fails at once instead of leaving
+# the machine.
 os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"
 os.environ.pop("HF_TOKEN", None)
 
@@ -35,7 +36,7 @@ def pytest_configure(config):
 
 @pytest.fixture(scope="session")
 def testbed():
-    """The testbed at its real size: built once per machine (about a minute), then read from its cache."""
+    """The testbed at its real size: built once per machine, then read from its cache."""
     from hf_align.testbed import build_testbed
 
     return build_testbed(progress=False)

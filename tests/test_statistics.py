@@ -141,3 +141,12 @@ def test_wilson_interval_matches_a_hand_computed_case():
     assert none.high == pytest.approx(z**2 / (20 + z**2), abs=1e-6)
     with pytest.raises(ValueError, match="expected 0 <= successes"):
         wilson_interval(3, 2)
+
+
+def test_wilson_interval_is_the_published_one():
+    # Newcombe (1998), table I, method 3.
+    published = {(81, 263): (0.2553, 0.3662), (15, 148): (0.0624, 0.1605)}
+    published |= {(0, 20): (0.0000, 0.1611), (1, 29): (0.0061, 0.1718)}
+    for (successes, trials), interval in published.items():
+        estimate = wilson_interval(successes, trials)
+        assert (estimate.low, estimate.high) == pytest.approx(interval, abs=5e-5)

@@ -107,7 +107,7 @@ def _tokenizer_problems(facts: Mapping[str, Any], conversational: bool, task: Ta
     if not facts["eos_token"]:
         problems.append("the tokenizer has no EOS token: completions cannot end")
     if not facts["pad_token"]:
-        problems.append("the tokenizer has no padding token: trainers fall back on EOS")
+        problems.append("the tokenizer has no padding token: name one with --pad_token")
     elif facts["pad_token"] == facts["eos_token"] and task != "prompt":
         problems.append("padding token and EOS are the same: code that masks padding may mask EOS")
     return problems

@@ -5,7 +5,6 @@ Every source row is accounted for: read = kept + dropped, by reason (a ranking c
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -14,10 +13,10 @@ import numpy as np
 
 from hf_align.data.sources import DataSource
 from hf_align.data.splits import row_key
+from hf_align.statistics import clustered_mean, wilson_interval
 from hf_align.types import content_of
 
 TEXT_COLUMNS = ("prompt", "chosen", "rejected", "completion", "messages", "text")
-_Z = 1.959963984540054  # 97.5 % point of the normal distribution
 
 REASONS = {
     "missing": "no value",
@@ -129,24 +128,16 @@ def _bias_lines(bias: Mapping | None) -> list[str]:
     if bias is None:
         return []
     share, difference = bias["longer_chosen"], bias["mean_difference"]
-    if share["n"] == 0:
+    if share is None:
         return ["- chosen and rejected are equally long in every pair"]
+    interval = ""
+    if share["low"] is not None:
+        interval = f"95 % interval {share['low']:.1%} to {share['high']:.1%} over prompts, "
     return [
-        f"- chosen is longer in {share['value']:.1%} of pairs (95 % interval {share['low']:.1%} to "
-        f"{share['high']:.1%}, {share['n']:,} pairs, {bias['ties']:,} of equal length left out); "
-        f"on average by {difference['characters']:+.1f} characters, "
-        f"{difference['words']:+.1f} words"
+        f"- chosen is longer in {share['value']:.1%} of pairs ({interval}{share['pairs']:,} pairs, "
+        f"{bias['ties']:,} of equal length left out); on average by "
+        f"{difference['characters']:+.1f} characters, {difference['words']:+.1f} words"
     ]
-
-
-def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """The 95 % Wilson score interval of a proportion (Wilson 1927); (0, 1) without trials."""
-    if trials == 0:
-        return 0.0, 1.0
-    p, z2 = successes / trials, _Z**2
-    center = (p + z2 / (2 * trials)) / (1 + z2 / trials)
-    half = _Z * math.sqrt(p * (1 - p) / trials + z2 / (4 * trials**2)) / (1 + z2 / trials)
-    return max(0.0, center - half), min(1.0, center + half)
 
 
 def length_stats(rows: Sequence[Mapping]) -> dict[str, dict[str, dict[str, float]]]:
@@ -178,9 +169,11 @@ def _summary(lengths: list[int]) -> dict[str, float]:
 def length_bias(rows: Sequence[Mapping]) -> dict[str, object] | None:
     """How often the chosen completion is the longer one, in characters; None without pairs.
 
-    `longer_chosen` is the share among pairs of unequal length with its Wilson 95 % interval (`n`
-    such pairs); `ties` counts pairs of equal length, which are excluded; `mean_difference` is
-    chosen minus rejected over all pairs. A share of 0.5 means that length says nothing.
+    `longer_chosen` is that share among pairs of unequal length, averaged over prompts, with its
+    95 % interval (`n` prompts, `pairs` pairs; None where all lengths are equal): Wilson's where
+    each prompt has one pair, otherwise clustered by prompt. `ties` counts the pairs of equal
+    length, which are left out; `mean_difference` is chosen minus rejected over all pairs. A share
+    of 0.5 means that length says nothing.
     """
     pairs = [
         (content_of(row["chosen"]), content_of(row["rejected"])) for row in rows if "chosen" in row
@@ -189,14 +182,26 @@ def length_bias(rows: Sequence[Mapping]) -> dict[str, object] | None:
         return None
     characters = np.array([len(chosen) - len(rejected) for chosen, rejected in pairs])
     words = np.array([len(chosen.split()) - len(rejected.split()) for chosen, rejected in pairs])
-    longer, unequal = int((characters > 0).sum()), int((characters != 0).sum())
-    low, high = wilson_interval(longer, unequal)
-    share = longer / unequal if unequal else 0.5
+    unequal = characters != 0
+    share = None
+    if unequal.any():
+        share = _share_by_prompt(rows, characters)
     return {
-        "longer_chosen": {"value": share, "low": low, "high": high, "n": unequal},
-        "ties": len(pairs) - unequal,
+        "longer_chosen": share,
+        "ties": int((~unequal).sum()),
         "mean_difference": {"characters": float(characters.mean()), "words": float(words.mean())},
     }
+
+
+def _share_by_prompt(rows: Sequence[Mapping], characters: np.ndarray) -> dict[str, object]:
+    unequal = np.flatnonzero(characters)
+    longer = (characters[unequal] > 0).astype(float)
+    prompts = np.array([row_key({"t": rows[i]["prompt"]}).hex() for i in unequal])
+    if len(np.unique(prompts)) == len(unequal):
+        share = wilson_interval(int(longer.sum()), len(unequal))
+    else:
+        share = clustered_mean(longer, prompts)
+    return share.to_dict() | {"pairs": len(unequal)}
 
 
 def repeats(rows: Sequence[Mapping]) -> dict[str, int]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 from hf_align.data.loading import LoadedData
+from hf_align.files import replacing, write_text
 
 
 def write_dataset(
@@ -28,10 +27,11 @@ def write_dataset(
     for split, dataset in data.splits.items():
         path = output / f"{split}.{file_format}"
         if file_format == "parquet":
-            _replace(path, lambda temporary, rows=dataset: rows.to_parquet(temporary))
+            with replacing(path) as temporary:
+                dataset.to_parquet(temporary)
         else:
-            lines = (json.dumps(row, ensure_ascii=False) for row in dataset)
-            _replace(path, lambda temporary, rows=lines: _write_lines(temporary, rows))
+            with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
+                stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in dataset)
         written.append(path)
     for stale in (output / f"{s}.{f}" for s in ("train", "test") for f in ("jsonl", "parquet")):
         if stale not in written:
@@ -41,20 +41,6 @@ def write_dataset(
         "report.md": data.report.to_markdown(),
     }
     for name, text in pages.items():
-        _replace(output / name, lambda t, page=text: t.write_text(page, encoding="utf-8"))
+        write_text(output / name, text)
         written.append(output / name)
     return written
-
-
-def _write_lines(path: Path, lines) -> None:
-    with path.open("w", encoding="utf-8") as stream:
-        stream.writelines(f"{line}\n" for line in lines)
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

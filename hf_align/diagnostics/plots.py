@@ -6,14 +6,12 @@ pyplot's global state. Colours are Okabe and Ito's, told apart also in grey by m
 
 from __future__ import annotations
 
-import contextlib
-import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
 from hf_align.diagnostics.overoptimization import Curve
+from hf_align.files import replacing
 from hf_align.statistics import clustered_mean
 
 BLACK, GREY, GREEN, BLUE, VERMILION = "#000000", "#666666", "#009E73", "#0072B2", "#D55E00"
@@ -109,18 +107,10 @@ def save_figure(figure, path: str | Path) -> Path:
     path = Path(path)
     if path.suffix not in (".png", ".svg"):
         raise ValueError(f"got figure file {path.name!r}, expected .png or .svg")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=path.suffix)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            # No date in the file: equal data gives equal bytes.
-            metadata = {"Date": None} if path.suffix == ".svg" else None
-            figure.savefig(file, format=path.suffix[1:], dpi=DPI, metadata=metadata)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
+    with replacing(path) as temporary:
+        # No date in the file: equal data gives equal bytes.
+        metadata = {"Date": None} if path.suffix == ".svg" else None
+        figure.savefig(temporary, format=path.suffix[1:], dpi=DPI, metadata=metadata)
     return path
 
 

@@ -6,18 +6,16 @@ name is refused.
 
 from __future__ import annotations
 
-import contextlib
 import html
 import json
 import math
-import os
 import re
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
 from hf_align.diagnostics.overoptimization import LABELS, Curve, Verdict
+from hf_align.files import write_text
 from hf_align.statistics import clustered_mean
 from hf_align.types import Estimate, InputError, Text, content_of
 
@@ -186,8 +184,8 @@ def write_report(report: dict, folder: str | Path) -> Path:
     markdown = report_markdown(report)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _write_atomically(folder / "report.md", markdown)
-    _write_atomically(folder / "report.json", text)
+    write_text(folder / "report.md", markdown)
+    write_text(folder / "report.json", text)
     return folder / "report.json"
 
 
@@ -275,15 +273,3 @@ def _plain(value: object) -> object:
     if isinstance(value, (np.generic, np.ndarray)):
         return value.tolist()
     raise TypeError(f"{type(value).__name__} cannot be stored in a report")
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise

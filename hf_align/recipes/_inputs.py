@@ -37,7 +37,10 @@ def fill_from_testbed(parser: RecipeParser, choices: Choices) -> Choices:
         raise InputError(f"dataset_name is missing ({choices.config}); name a file or a Hub id")
     if choices.get("model_name_or_path") is None and not choices.get("from_scratch"):
         scratch = "; or pass --from_scratch" if choices.recipe == "sft" else ""
-        raise InputError(f"model_name_or_path is missing; name a model folder or a Hub id{scratch}")
+        own = ", or 'testbed'" if named == TESTBED else ""
+        raise InputError(
+            f"model_name_or_path is missing; name a model folder or a Hub id{own}{scratch}"
+        )
     return choices
 
 

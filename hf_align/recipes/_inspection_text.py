@@ -136,17 +136,20 @@ def _length_bias(bias: Facts | None) -> list[str]:
     if bias is None:
         return []
     share, difference = bias["longer_chosen"], bias["mean_difference"]
-    if share["n"] == 0:
+    if share is None:
         return ["chosen and rejected are equally long in every pair"]
     reading = "no preference for length is visible"
+    if share["low"] is None:
+        share = f"{share['value']:.1%} of {share['pairs']:,} pairs"
+        return [f"chosen is longer in {share}, all of one prompt"]
     if share["low"] > 0.5:
         reading = "the longer answer tends to be chosen: a policy can win by writing more"
     elif share["high"] < 0.5:
         reading = "the shorter answer tends to be chosen: a policy can win by writing less"
     return [
         f"chosen is longer in {share['value']:.1%} of pairs, 95 % interval {share['low']:.1%} to "
-        f"{share['high']:.1%} ({share['n']:,} pairs; {bias['ties']:,} of equal length left out); "
-        f"on average by {difference['characters']:+,.1f} characters, {difference['words']:+,.1f} "
+        f"{share['high']:.1%} ({share['pairs']:,} pairs; {bias['ties']:,} of equal length left "
+        f"out); on average by {difference['characters']:+,.1f} characters, {difference['words']:+,.1f} "
         "words",
         reading,
     ]

@@ -22,8 +22,6 @@ def _readable(path: str, what: str) -> Iterator[None]:
     """Turns what transformers raises on a damaged or unknown model into one line."""
     from transformers.utils import logging
 
-    message = f"model {path}: {what} ({{}})"
-
     verbosity = logging.get_verbosity()
     # Its own report of the same problem runs over dozens of lines.
     logging.set_verbosity_error()
@@ -32,21 +30,21 @@ def _readable(path: str, what: str) -> Iterator[None]:
     except (ValueError, KeyError, TypeError, ImportError, RuntimeError, AttributeError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(message.format(_shortened(error))) from error
+        raise InputError(_broken(path, what, error)) from error
+    except SafetensorError as error:
+        raise InputError(_broken(path, what, error)) from error
     except OSError as error:
         # Of a folder's content transformers complains with an OSError that has no errno.
-        if Path(path).is_dir() and error.errno is None:
-            raise InputError(message.format(_shortened(error))) from error
-        raise OSError(message.format(_shortened(error))) from error
-    except SafetensorError as error:
-        raise InputError(message.format(_shortened(error))) from error
+        kind = InputError if Path(path).is_dir() and error.errno is None else OSError
+        raise kind(_broken(path, what, error)) from error
     finally:
         logging.set_verbosity(verbosity)
 
 
-def _shortened(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 240 else text[:240] + "…"
+def _broken(path: str, what: str, error: Exception) -> str:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    reason = reason if len(reason) <= 240 else reason[:240] + "…"
+    return f"model {path}: {what} ({reason}); mend it, or name another model"
 
 
 def load_tokenizer_and_config(source: dict[str, Any], trust_remote_code: bool) -> tuple[Any, Any]:

@@ -46,7 +46,7 @@ CHOICES: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "f_divergence_type": ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"),
     },
-    "SFTConfig": {"loss_type": ("nll", "dft", "chunked_nll")},
+    "SFTConfig": {"loss_type": ("nll", "dft")},
 }
 
 # Enumerations that TrainingArguments takes by their values.
@@ -229,6 +229,8 @@ def convert(option: Option, value: Any, origin: str) -> Any:
 
 def _convert_one(option: Option, value: Any, kinds: frozenset[str], origin: str) -> Any:
     if value is None or (isinstance(value, str) and value.lower() in ("none", "null")):
+        if value == "none" and option.default == "'none'":
+            return value  # a word of its own, as in report_to
         if "none" in kinds:
             return None
         if value is None:

@@ -21,6 +21,9 @@ import yaml
 from hf_align.recipes._options import Option, convert, options_of_config, options_of_dataclass
 from hf_align.types import InputError
 
+# TrainingArguments takes a path or a word here; on the command line the flag alone means "true".
+_BARE = ("resume_from_checkpoint",)
+
 _PACKAGED = Path(__file__).parent / "configs"
 _CLONE = Path(__file__).parents[2] / "recipes"
 
@@ -151,8 +154,9 @@ class RecipeParser:
         if self.positional:
             parser.add_argument("positional_value", nargs="?")
         for option in self.options.values():
-            nargs = "?" if "bool" in option.kinds else "+" if "list" in option.kinds else None
-            extra = {"const": True} if nargs == "?" else {}
+            bare = "bool" in option.kinds or option.name in _BARE
+            nargs = "?" if bare else "+" if "list" in option.kinds else None
+            extra = {"const": "true" if option.name in _BARE else True} if nargs == "?" else {}
             parser.add_argument(f"--{option.name}", nargs=nargs, **extra)
             if "bool" in option.kinds:
                 parser.add_argument(
@@ -247,7 +251,8 @@ def _parse_structured(option: Option, value: Any) -> Any:
     takes_mapping = "dict" in option.kinds or "dict" in option.items
     if takes_mapping and isinstance(text, str) and text.startswith(("{", "[")):
         try:
-            return yaml.safe_load(text)
+            read = yaml.safe_load(text)
+            return [read] if isinstance(read, dict) and "dict" not in option.kinds else read
         except yaml.YAMLError as error:
             raise InputError(f"--{option.name} {text!r} is not a JSON mapping") from error
     return value

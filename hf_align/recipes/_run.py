@@ -61,6 +61,8 @@ def recipe(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | No
 def _stop(message: str, code: int) -> None:
     # Processes of one machine fail alike, so one of them speaks; another machine may lack a file.
     if os.environ.get("LOCAL_RANK", "0") == "0":
+        for bar in list(tqdm._instances):
+            bar.close()  # otherwise the message goes on the bar's line
         print(message, file=sys.stderr)
     raise SystemExit(code)
 
@@ -278,13 +280,19 @@ _DISK_SIGNS = ("os error", "no space left", "iostream error", "inline_container"
 
 @contextmanager
 def checkpoints_stay(folder: Path) -> Iterator[None]:
-    """Around whatever writes weights: a full disk is one line that says what is left.
+    """Around training and saving: a full disk is one line that says what is left.
 
     Raises:
+        InputError: A reward failed in an audit.
         OSError: The disk is full, or the directory went away.
     """
     try:
         yield
+    except InputError as error:
+        raise InputError(
+            f"{error}; the checkpoints in {folder} stay: mend this, then run again with "
+            "--resume_from_checkpoint true"
+        ) from error
     except Exception as error:
         reason = " ".join(str(error).split())
         if isinstance(error, OSError) or any(sign in reason.lower() for sign in _DISK_SIGNS):

@@ -30,7 +30,7 @@ from hf_align.recipes._run import (
     step_of,
     write_atomically,
 )
-from hf_align.types import Text
+from hf_align.types import InputError, Text
 
 
 @dataclass
@@ -146,6 +146,11 @@ def make_evaluator(
     longest = max_new_tokens(choices)
     room = (setup.max_positions or 10**9) - longest
     fitting = [[p for p in part if _num_tokens(setup.tokenizer, p) <= room] for part in prompts]
+    if any(part and len(fits) < 2 for part, fits in zip(prompts, fitting, strict=True)):
+        raise InputError(
+            f"eval_max_new_tokens {longest} leaves room for fewer than two held-out prompts in the "
+            f"model's {setup.max_positions} positions; lower --eval_max_new_tokens"
+        )
     left_out = sum(map(len, prompts)) - sum(map(len, fitting))
     if left_out:
         run.warn(
@@ -255,6 +260,8 @@ def run_trainer(run: Run, trainer: Any, evaluator: Evaluator, reference: Any, ev
 
     for noisy in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(noisy)
+    # TRL writes its own card with every checkpoint; ours is written with the report.
+    trainer.create_model_card = lambda *args, **kwargs: None
     trainer.add_callback(MetricsFile(run.path / "metrics.jsonl"))
     if every and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
         run.warn("audit_steps: a sharded policy cannot be sampled; it is evaluated at the end only")

@@ -5,7 +5,6 @@ import json
 import pytest
 
 from hf_align.data import load_data, write_dataset
-from hf_align.data.report import wilson_interval
 from hf_align.types import InputError
 
 
@@ -318,12 +317,17 @@ def test_lengths_and_length_bias_are_those_of_hand_counted_pairs(write_jsonl):
     assert bias["mean_difference"]["words"] == (1 - 1 + 0 + 0) / 4
 
 
-def test_the_wilson_interval_is_the_published_one():
-    # Newcombe (1998), table I: 81/263, 15/148, 0/20 and 1/29, method 3
-    published = {(81, 263): (0.2553, 0.3662), (15, 148): (0.0624, 0.1605)}
-    published |= {(0, 20): (0.0000, 0.1611), (1, 29): (0.0061, 0.1718)}
-    for (successes, trials), interval in published.items():
-        assert wilson_interval(successes, trials) == pytest.approx(interval, abs=5e-5)
+def test_the_length_bias_interval_knows_that_pairs_of_one_prompt_go_together(write_jsonl):
+    # Ten prompts whose eight pairs all agree carry no more than ten pairs would.
+    rows = [
+        {"prompt": f"p{i}", "chosen": "a" * (3 + 9 * (i % 2)) + str(k), "rejected": "b" * 8}
+        for i in range(10)
+        for k in range(8)
+    ]
+    share = load(write_jsonl(rows)).report.length_bias["longer_chosen"]
+    assert share["n"] == 10 and share["pairs"] == 80
+    assert share["value"] == pytest.approx(0.5)
+    assert share["low"] < 0.2 and share["high"] > 0.8
 
 
 def test_the_report_is_json_and_a_page_that_names_what_happened(write_jsonl):

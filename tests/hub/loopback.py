@@ -1,4 +1,4 @@
-"""A Hub on loopback, small: accounts, model repos, commits with LFS, downloads and planned failures.
+"""A small Hub on loopback: accounts, model repos, commits with LFS, downloads, planned failures.
 
 The real clients talk to it over HTTP, so what they send is what is tested. Repos live in memory.
 """

@@ -153,5 +153,5 @@ def test_a_token_opens_private_and_gated_repos(hub, client):
 
 
 def test_a_hub_that_cannot_be_reached_names_the_model_and_the_folder_way():
-    with pytest.raises(OSError, match="model org/m: the Hub cannot be reached.*pass the folder"):
+    with pytest.raises(OSError, match=r"model org/m: the Hub cannot be reached.*pass the folder"):
         resolve_model("org/m")

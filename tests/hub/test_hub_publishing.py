@@ -116,7 +116,7 @@ def test_a_hub_that_stumbles_is_asked_again(hub, client, run_dir, request_, stat
 def test_a_hub_that_stays_down_is_one_line_that_says_how_to_go_on(hub, client, run_dir):
     client(WRITE_TOKEN)
     hub.fail("POST .*/commit/", 500, times=99)
-    with pytest.raises(OSError, match="complete in .*could not be published") as caught:
+    with pytest.raises(OSError, match=r"complete in .*could not be published") as caught:
         push_run(run_dir, Destination(f"{USER}/r"))
     assert "answered 500" in str(caught.value)
     assert "--resume_from_checkpoint" in str(caught.value)

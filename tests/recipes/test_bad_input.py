@@ -239,6 +239,10 @@ MISTAKES = [
         ["no_template", "no chat template", "--chat_template_path"],
     ),
     (("--model_revision", "v2"), ["model_revision v2", "Hub ids alone"]),
+    (
+        ("--test_split_size", "0.3", "--eval_max_new_tokens", "127"),
+        ["eval_max_new_tokens 127", "128 positions", "lower --eval_max_new_tokens"],
+    ),
     (("--max_length", "3"), ["max_length 3", "every prompt", "raise --max_length"]),
     (("--max_length", "0"), ["max_length must be at least 1"]),
     (("--max_length", "100000"), ["max_length 100000", "positions", "--max_length 128"]),
@@ -252,6 +256,7 @@ MISTAKES = [
     (("--gold_reward", "{reward}:dies"), ["my_rewards.py:dies", "KeyError", "line 5"]),
     (("--gold_reward", "{reward}:greedy"), ["my_rewards.py:greedy", "TypeError", "completions"]),
     # runs
+    (("--resume_from_checkpoint", "true"), ["no complete checkpoint", "--overwrite"]),
     (("--resume_from_checkpoint",), ["resume_from_checkpoint", "no complete checkpoint"]),
     (("--resume_from_checkpoint", "/nowhere"), ["resume_from_checkpoint /nowhere"]),
     (("--output_dir", "{pairs}"), ["output_dir", "is a file"]),
@@ -279,7 +284,7 @@ def test_a_mistake_is_one_line_before_any_weights_load(refused, args, words):
         ("learning_rate: [1.0e-5]", ["learning_rate", "a number", "bad.yaml"]),
         ("max_steps: 1.5", ["max_steps", "a whole number", "1.5", "bad.yaml"]),
         ("bf16: maybe", ["bf16", "true or false", "bad.yaml"]),
-        ("beta: 0", ["beta must be above 0", "bad.yaml"]),
+        ("dataset_name: testbed\nbeta: 0", ["beta must be above 0", "bad.yaml"]),
         ("- beta", ["bad.yaml", "mapping"]),
         ("beta: [", ["bad.yaml", "not valid YAML"]),
         ("env: 3", ["env", "bad.yaml"]),
@@ -290,7 +295,7 @@ def test_a_mistake_is_one_line_before_any_weights_load(refused, args, words):
 def test_a_mistake_in_yaml_names_file_and_key(refused, tmp_path, text, words):
     file = tmp_path / "bad.yaml"
     file.write_text(text + "\n")
-    line = refused("dpo", "--config", file)
+    line = refused("dpo", "--config", file, "--model_name_or_path", "{model}")
     assert all(word in line for word in words), line
 
 
@@ -317,6 +322,7 @@ def test_bfloat16_on_a_cpu_without_it_is_refused(refused, monkeypatch):
     [
         (("--model_name_or_path", "{other_shape}"), ["other_shape", "of another shape"]),
         (("--model_name_or_path", "{more_layers}"), ["more_layers", "missing", "random"]),
+        (("--gold_reward", "{model}"), ["not a trained reward model", "score.weight", "random"]),
         (("--attn_implementation", "flash_attention_2"), ["FlashAttention2"]),
         (("--use_peft", "--lora_target_modules", "nope"), ["the trainer refuses", "nope"]),
     ],
@@ -401,7 +407,7 @@ def test_a_reward_that_fails_at_evaluation_leaves_model_and_checkpoints(
     left = contents(out)
     assert left["model.safetensors"] == contents(finished)["model.safetensors"]
     assert "checkpoint-4/trainer_state.json" in left
-    assert not any(name.startswith("report/") or name == "README.md" for name in left)
+    assert not [name for name in left if name.startswith("report/") or name == "README.md"]
     # Mended, the same command evaluates what was trained.
     reward.write_text("def score(prompts, completions, **c): return [1.0] * len(prompts)\n")
     more = ("--gold_reward", f"{reward}:score", "--resume_from_checkpoint", "true")

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from hf_align.recipes import dpo, sft
 
 STEPS = 12
-RESUME = ("--resume_from_checkpoint", "true")
+RESUME = ("--resume_from_checkpoint",)
 SMALL = (
     *("--logging_steps", "1", "--save_steps", "4", "--num_eval_prompts", "16"),
     *("--num_eval_samples", "1", "--num_audit_prompts", "64", "--max_train_samples", "1024"),

@@ -61,16 +61,18 @@ SETUPS = {
 def test_a_reference_that_is_the_policy_passes(make_trainer, setup):
     trainer = make_trainer(**setup)
     reference = trainer.ref_model
-    check_step_zero(trainer)
-    assert trainer.ref_model is reference
-    assert trainer.model.training
+    for training in (True, False):
+        trainer.model.train(training)
+        check_step_zero(trainer)
+        assert trainer.ref_model is reference
+        assert trainer.model.training == training
 
 
 @pytest.mark.parametrize("setup", list(SETUPS)[:2])
 def test_a_reference_that_is_another_model_is_refused(make_trainer, setup):
     with pytest.raises(RuntimeError, match="reference is not the model") as refused:
         check_step_zero(make_trainer(nudge=0.02, **SETUPS[setup]))
-    assert "48 pairs" not in str(refused.value) and "32 pairs" in str(refused.value)
+    assert "on 32 pairs" in str(refused.value)
 
 
 def test_an_adapter_that_has_already_moved_is_refused(make_trainer):
@@ -92,11 +94,12 @@ def test_the_difference_is_told_in_nats(make_trainer, testbed):
         trainer.data_collator([trainer.train_dataset[i] for i in range(32)])
     )
     logps = []
+    # Written out here from the definition: the sum of log-softmax at the completion's tokens.
     for model in (trainer.model.eval(), trainer.ref_model.eval()):
         logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
         chosen = logits[:, :-1].log_softmax(-1).gather(2, batch["input_ids"][:, 1:, None])[..., 0]
         logps.append((chosen * batch["completion_mask"][:, 1:]).sum(1))
-    assert told == pytest.approx(float((logps[0] - logps[1]).abs().max()), rel=0.01)
+    assert told == pytest.approx(float((logps[0] - logps[1]).detach().abs().max()), rel=0.01)
 
 
 def test_an_absurd_learning_rate_is_warned_of_while_it_happens_and_in_the_report(
@@ -114,9 +117,10 @@ def test_an_absurd_learning_rate_is_warned_of_while_it_happens_and_in_the_report
     report = json.loads((path / "report/report.json").read_text())
     warned = [line for line in report["warnings"] if "nats less likely" in line or "satur" in line]
     assert 1 <= len(warned) <= 2
+    written = (path / "report/report.md").read_text().replace("\\", "")
     for line in warned:
         assert said.count(line) == 1
-        assert line in (path / "report/report.md").read_text()
+        assert line in written
     # What they claim is so: the logs say it too.
     logs = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     logs = [line for line in logs if "rewards/chosen" in line]
