@@ -148,9 +148,9 @@ def _length_bias(bias: Facts | None) -> list[str]:
         reading = "the shorter answer tends to be chosen: a policy can win by writing less"
     return [
         f"chosen is longer in {share['value']:.1%} of pairs, 95 % interval {share['low']:.1%} to "
-        f"{share['high']:.1%} ({share['pairs']:,} pairs; {bias['ties']:,} of equal length left "
-        f"out); on average by {difference['characters']:+,.1f} characters, {difference['words']:+,.1f} "
-        "words",
+        f"{share['high']:.1%} ({share['pairs']:,} pairs; {bias['ties']:,} of equal length "
+        f"left out); on average by {difference['characters']:+,.1f} characters, "
+        f"{difference['words']:+,.1f} words",
         reading,
     ]
 

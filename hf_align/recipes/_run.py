@@ -24,6 +24,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from hf_align.files import write_text
 from hf_align.hub import Destination, model_card, push_run
 from hf_align.recipes._parser import Choices
 from hf_align.types import InputError
@@ -33,7 +34,7 @@ _PACKAGES = ("hf_align", "torch", "transformers", "trl", "peft", "accelerate", "
 
 
 def recipe(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | None], None]:
-    """Turns what people can mend into one line: exit 2 for a mistake, 1 where the world is at fault."""
+    """Makes one line of what people can mend; exit 2 for a mistake, 1 if the world is at fault."""
 
     @functools.wraps(main)
     def wrapped(args: list[str] | None = None) -> None:
@@ -50,7 +51,7 @@ def recipe(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | No
             _stop(f"error: {' '.join(str(error).split())}", 1)
         except KeyboardInterrupt:
             _stop(
-                "\nstopped; add --resume_from_checkpoint true to go on from the last checkpoint, "
+                "\nstopped; add --resume_from_checkpoint to go on from the last checkpoint, "
                 "or --overwrite to start again",
                 130,
             )
@@ -108,22 +109,7 @@ class Run:
     def write_json(self, name: str, content: Any) -> None:
         """Writes a JSON file of the run directory atomically."""
         if is_main_process():
-            write_atomically(self.path / name, json.dumps(content, indent=2, default=str) + "\n")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a text file under a temporary name, then renames it: no reader ever sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+            write_text(self.path / name, json.dumps(content, indent=2, default=str) + "\n")
 
 
 def check_output(choices: Choices) -> Run:
@@ -152,7 +138,7 @@ def check_output(choices: Choices) -> Run:
         if not choices.get("overwrite"):
             raise InputError(
                 f"output_dir {path} is not empty; name another, or pass --overwrite, or "
-                "--resume_from_checkpoint true to go on with the run in it"
+                "--resume_from_checkpoint to go on with the run in it"
             )
         if not (path / "run.json").is_file():
             raise InputError(f"output_dir {path} holds no run (no run.json); --overwrite leaves it")
@@ -291,14 +277,14 @@ def checkpoints_stay(folder: Path) -> Iterator[None]:
     except InputError as error:
         raise InputError(
             f"{error}; the checkpoints in {folder} stay: mend this, then run again with "
-            "--resume_from_checkpoint true"
+            "--resume_from_checkpoint"
         ) from error
     except Exception as error:
         reason = " ".join(str(error).split())
         if isinstance(error, OSError) or any(sign in reason.lower() for sign in _DISK_SIGNS):
             raise OSError(
                 f"the run in {folder} could not be written ({reason}); its last complete "
-                "checkpoint is intact: make room, then run again with --resume_from_checkpoint true"
+                "checkpoint is intact: make room, then run again with --resume_from_checkpoint"
             ) from error
         raise
 
@@ -315,7 +301,7 @@ def saved_model_stays(run: Run) -> Iterator[None]:
     except InputError as error:
         raise InputError(
             f"{error}; the trained model is saved in {run.path}: mend this, then evaluate it with "
-            "the same command and --resume_from_checkpoint true"
+            "the same command and --resume_from_checkpoint"
         ) from error
 
 
@@ -329,10 +315,21 @@ def publish(run: Run, destination: Destination | None) -> None:
         print(f"published: {push_run(run.path, destination)}")
 
 
-_NEXT = {
-    "sft": "python -m hf_align.recipes.dpo --model_name_or_path {path}",
-    "dpo": "python -m hf_align.recipes.dpo --beta 0.02 --output_dir outputs/dpo-beta-0.02",
-}
+def next_command(run: Run) -> str:
+    """What to try after this run."""
+    on_testbed = run.record["config"]["dataset_name"] == "testbed"
+    if run.recipe == "sft":
+        data = "" if on_testbed else " --dataset_name PAIRS"
+        return f"python -m hf_align.recipes.dpo --model_name_or_path {run.path}{data}"
+    if on_testbed:
+        # Little data, a small beta and no decay: the report then shows gold rise, peak and fall.
+        return (
+            "python -m hf_align.recipes.dpo --beta 0.02 --max_train_samples 1000 --max_steps 180 "
+            "--lr_scheduler_type constant --audit_steps 10 --output_dir outputs/dpo-too-far"
+        )
+    if run.record["config"]["gold_reward"] is None:
+        return "the same with --gold_reward FUNCTION_OR_MODEL, so that the report can judge"
+    return "the same with --push_to_hub --hub_model_id ORG/NAME, which is private"
 
 
 def finish_run(run: Run, report: dict[str, Any], body: str) -> None:
@@ -344,13 +341,12 @@ def finish_run(run: Run, report: dict[str, Any], body: str) -> None:
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     run.write_json("run.json", run.record)
-    write_atomically(run.path / "README.md", model_card(run.record, report, body))
+    write_text(run.path / "README.md", model_card(run.record, report, body))
     print(closing_table(report))
     print(f"\n{report['verdict']['text']}")
     for line in report["warnings"]:
         print(f"warning: {line}")
-    next_command = _NEXT[run.recipe].format(path=run.path)
-    print(f"\nmodel, report and card: {run.path}\nnext: {next_command}")
+    print(f"\nmodel, report and card: {run.path}\nnext: {next_command(run)}")
 
 
 def closing_table(report: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,6 +13,7 @@ from typing import Any
 
 from hf_align.configs import EvaluationArguments, ScratchArguments
 from hf_align.data import LoadedData, audit_with_tokenizer
+from hf_align.files import write_text
 from hf_align.recipes._evaluation import Evaluator, load_policy
 from hf_align.recipes._inputs import TESTBED, Gold, max_new_tokens, try_gold
 from hf_align.recipes._models import load_tokenizer_and_config
@@ -28,7 +30,6 @@ from hf_align.recipes._run import (
     checkpoints_stay,
     is_main_process,
     step_of,
-    write_atomically,
 )
 from hf_align.types import InputError, Text
 
@@ -154,8 +155,8 @@ def make_evaluator(
     left_out = sum(map(len, prompts)) - sum(map(len, fitting))
     if left_out:
         run.warn(
-            f"{left_out} held-out prompts are not answered: with eval_max_new_tokens {longest} they "
-            f"exceed the model's {setup.max_positions} positions"
+            f"{left_out} held-out prompts are not answered: with eval_max_new_tokens {longest} "
+            f"they exceed the model's {setup.max_positions} positions"
         )
     gold = load_gold(str(setup.args.device))
     try_gold(gold, fitting[0])
@@ -179,12 +180,10 @@ def _num_tokens(tokenizer: Any, prompt: Text) -> int:
 
 
 def choose_precompute(choices: Choices, setup: Setup, audit_steps: int) -> None:
-    """Computes the reference's log-probabilities beforehand where that saves work and nothing else
-    needs it.
+    """Computes the reference's log-probabilities beforehand where that is faster.
 
-    Once per pair instead of once per pair and epoch; the reference then leaves the memory. With one
-    epoch there is nothing to save, LoRA has its reference inside, and audits need the reference
-    alive.
+    Once per pair instead of once per pair and epoch, and without a second model in memory. With one
+    epoch there is nothing to save, LoRA has its reference inside, and audits need it alive.
     """
     if "precompute_ref_log_probs" in choices.values or setup.args.sync_ref_model:
         return
@@ -193,8 +192,15 @@ def choose_precompute(choices: Choices, setup: Setup, audit_steps: int) -> None:
         setup.args.precompute_ref_log_probs = True
 
 
-def load_policy_and_reference(setup: Setup, source: dict[str, Any]) -> tuple[Any, Any]:
-    """The policy and its reference, both from one pinned source; None for LoRA, which holds it."""
+def load_policy_and_reference(
+    setup: Setup, source: dict[str, Any], audit_steps: int
+) -> tuple[Any, Any]:
+    """The policy and its reference, both from one pinned source.
+
+    The reference is None where the policy itself serves: LoRA without its adapter; or, when its
+    log-probabilities are precomputed, the policy before its first step. (Under FSDP TRL would
+    load another for that, from an unpinned id, so there it is given one.)
+    """
 
     def load() -> Any:
         return load_policy(
@@ -205,11 +211,14 @@ def load_policy_and_reference(setup: Setup, source: dict[str, Any]) -> tuple[Any
             **setup.model_kwargs,
         )
 
-    return load(), None if setup.model_args.use_peft else load()
+    precomputed = getattr(setup.args, "precompute_ref_log_probs", False)
+    sharded = os.environ.get("ACCELERATE_USE_FSDP", "false") == "true"
+    within = setup.model_args.use_peft or (precomputed and not audit_steps and not sharded)
+    return load(), None if within else load()
 
 
 def from_scratch(choices: Choices, data: LoadedData) -> tuple[Any, Any]:
-    """An untrained model and its tokenizer: the testbed's for its data, else learnt from the text."""
+    """An untrained model and tokenizer: the testbed's for its data, else learnt from the text."""
     seed = choices.get("seed", 42)
     if choices.get("dataset_name") == TESTBED:
         import torch
@@ -241,7 +250,7 @@ def policy_and_start(
     """
     if scratch is not None:
         return scratch[0], copy.deepcopy(scratch[0])
-    policy, start = load_policy_and_reference(setup, source)
+    policy, start = load_policy_and_reference(setup, source, audit_steps)
     return policy, start if audit_steps else None
 
 
@@ -277,7 +286,7 @@ def run_trainer(run: Run, trainer: Any, evaluator: Evaluator, reference: Any, ev
 
         def record(metrics: dict[str, Any]) -> None:
             step = metrics.pop("step")
-            write_atomically(audits, json.dumps(evaluator.audits) + "\n")
+            write_text(audits, json.dumps(evaluator.audits) + "\n")
             with (run.path / "metrics.jsonl").open("a", encoding="utf-8") as stream:
                 line = {"step": step} | {f"audit/{key}": value for key, value in metrics.items()}
                 stream.write(json.dumps(line) + "\n")

@@ -60,7 +60,7 @@ def main(args: list[str] | None = None) -> None:
     prompts = inputs.evaluation_prompts(choices, data, testbed)
     evaluator = training.make_evaluator(choices, run, setup, prompts, gold)
     config = training.resolved_config(choices, setup, OWN)
-    policy, reference = training.load_policy_and_reference(setup, source)
+    policy, reference = training.load_policy_and_reference(setup, source, every)
     with refusals(run.path):
         trainer = DPOTrainer(
             model=policy,

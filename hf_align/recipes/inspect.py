@@ -13,11 +13,12 @@ import sys
 from pathlib import Path
 
 from hf_align.configs import DataArguments, InspectArguments
+from hf_align.files import write_text
 from hf_align.recipes import _inputs as inputs
 from hf_align.recipes import _inspection as inspection
 from hf_align.recipes._inspection_text import markdown, terminal_page
 from hf_align.recipes._parser import RecipeParser
-from hf_align.recipes._run import recipe, write_atomically
+from hf_align.recipes._run import recipe
 
 OWN = (DataArguments, InspectArguments)
 
@@ -53,7 +54,7 @@ def main(args: list[str] | None = None) -> None:
     if options.output:
         inspection.write_output(Path(options.output), data, pages)
     if options.save_report:
-        write_atomically(Path(options.save_report), pages[Path(options.save_report).suffix])
+        write_text(Path(options.save_report), pages[Path(options.save_report).suffix])
     page = terminal_page(facts, data.splits, audit, options.num_rows)
     page += "\n" + inspection.closing(choices, options, task)
     # What a terminal cannot show must not end the program.

@@ -136,6 +136,7 @@ def refused(files, tmp_path, capfd, monkeypatch):
         with monkeypatch.context() as patch:
             if not weights:
                 patch.setattr(_evaluation, "load_weights", no_weights)
+            patch.setattr("torch.cuda.is_available", lambda: False)
             before = contents(output)
             capfd.readouterr()
             options = [str(arg).format(**files) for arg in args]
@@ -144,6 +145,7 @@ def refused(files, tmp_path, capfd, monkeypatch):
             with pytest.raises(SystemExit) as stopped:
                 RECIPES[recipe].main(options)
         lines = capfd.readouterr().err.splitlines()
+        assert not [line for line in lines if "REPORT" in line or "Traceback" in line]
         if weights:  # the bars of loading and tokenising come before
             lines = lines[-1:]
         assert len(lines) == 1, lines
@@ -216,6 +218,8 @@ MISTAKES = [
     (("--dataset_name", "{not_json}"), ["not_json.jsonl line 4", "invalid JSON"]),
     (("--dataset_name", "{latin}"), ["latin.jsonl line 5", "not UTF-8"]),
     (("--dataset_name", "{cut}"), ["cut.jsonl.gz", "truncated"]),
+    (("--dataset_name", "{few}"), ["test split has 1 distinct", "--test_split_size"]),
+    (("--dataset_name", "{one_prompt}"), ["--test_split_size"]),
     (("--dataset_train_split", "trian"), ["--dataset_train_split trian", "available: train"]),
     (("--prompt_column", "question"), ["question"]),
     (("--test_split_size", "0"), ["held-out", "--test_split_size"]),

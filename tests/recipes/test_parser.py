@@ -68,6 +68,14 @@ def test_the_order_of_flags_and_file_does_not_matter(parser, yaml_file, order):
     assert parser.parse(args).get("number") == 3.0
 
 
+def test_a_recipes_own_file_fills_in_only_what_was_not_said(parser, yaml_file):
+    config = yaml_file("number: 2.0\nword: from-file\n")
+    choices = parser.with_config(parser.parse(["--number", "3"]), config)
+    assert choices.values == {"number": 3.0, "word": "from-file"}
+    assert choices.origins == {"number": "command line", "word": config}
+    assert choices.config == config
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [("5e-7", 5e-7), ("1.0e-5", 1e-5), ("3", 3.0), ("-0.5", -0.5), ("'0.1'", 0.1), (".5", 0.5)],
