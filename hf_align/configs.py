@@ -115,7 +115,9 @@ class InspectArguments:
     output: str | None = _option(
         None, "Folder for the normalised dataset with report.json and report.md."
     )
-    save_report: str | None = _option(None, "File for the report alone: .md or .json.")
+    report_dir: str = _option(
+        "outputs/inspect", "Folder for report.json and report.md where no output is named."
+    )
     overwrite: bool = _option(False, "Replace the inspected dataset already in output.")
 
 

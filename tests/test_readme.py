@@ -1,10 +1,9 @@
 """The READMEs tell the truth: the tree, the glossary, the recipes and the commands they name."""
 
+import importlib
 import re
 import shlex
 from pathlib import Path
-
-import pytest
 
 from hf_align.diagnostics.report import METRICS
 
@@ -50,16 +49,13 @@ def test_every_shipped_config_has_a_row():
         assert path.name in RECIPES, path.name
 
 
-@pytest.mark.parametrize("text", [README, RECIPES], ids=["README", "recipes"])
-def test_every_recipe_command_parses(text):
-    import importlib
-
-    commands = re.findall(r"python -m hf_align\.recipes\.(\w+)((?:[^\n`|\\]|\\\n)*)", text)
-    assert commands
+def test_every_recipe_command_parses():
+    commands = re.findall(
+        r"hf_align\.recipes\.(\w+)((?: |\\\n)[^\n`|\\]*(?:\\\n[^\n`|\\]*)*)", README
+    )
+    assert {name for name, _ in commands} >= {"sft", "dpo", "inspect"}
     for name, rest in commands:
         options = shlex.split(rest.replace("\\\n", " ").split("#")[0])
-        if "<" in name + rest or "..." in options:
-            continue
         importlib.import_module(f"hf_align.recipes.{name}").make_parser().parse(options)
 
 

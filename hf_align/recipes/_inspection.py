@@ -56,14 +56,12 @@ def check_options(choices: Choices, options: InspectArguments) -> None:
         value = getattr(options, name)
         if value is not None and value < least:
             raise InputError(f"{name} must be {least} or more; got {value}")
-    if options.save_report:
-        report = Path(options.save_report)
-        if report.suffix not in (".md", ".json"):
-            raise InputError(f"save_report {report}: name a .md or a .json file")
-        if report.is_dir():
-            raise InputError(f"save_report {report} is a folder; name a file")
-        _check_writable("save_report", report)
-    if options.output:
+    if not options.output:
+        folder = Path(options.report_dir)
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"report_dir {folder} is a file; name a folder")
+        _check_writable("report_dir", folder / "report.json")
+    else:
         _check_output(Path(options.output), options.overwrite, choices.get("dataset_name"))
 
 
@@ -274,11 +272,10 @@ def write_output(path: Path, data: LoadedData, pages: Mapping[str, str]) -> None
 
 def closing(choices: Choices, options: InspectArguments, task: Task) -> str:
     """Where the results are, and the command to try next, with the options that were needed."""
-    lines = []
+    written = f"report: {options.report_dir}"
     if options.output:
-        lines.append(f"dataset and report: {options.output}")
-    if options.save_report:
-        lines.append(f"report: {options.save_report}")
+        written = f"dataset and report: {options.output}"
+    lines = [written]
     if task not in _RECIPES:
         return "\n".join([*lines, "next: prompts alone train nothing; give them completions"])
     words = [f"python -m hf_align.recipes.{_RECIPES[task]}"]

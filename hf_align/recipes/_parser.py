@@ -24,6 +24,9 @@ from hf_align.types import InputError
 # TrainingArguments takes a path or a word here; on the command line the flag alone means "true".
 _BARE = ("resume_from_checkpoint",)
 
+# Another way to write a flag.
+_ALIASES = {"model_name_or_path": "--model"}
+
 _PACKAGED = Path(__file__).parent / "configs"
 _CLONE = Path(__file__).parents[2] / "recipes"
 
@@ -157,7 +160,8 @@ class RecipeParser:
             bare = "bool" in option.kinds or option.name in _BARE
             nargs = "?" if bare else "+" if "list" in option.kinds else None
             extra = {"const": "true" if option.name in _BARE else True} if nargs == "?" else {}
-            parser.add_argument(f"--{option.name}", nargs=nargs, **extra)
+            flags = [f"--{option.name}", *filter(None, [_ALIASES.get(option.name)])]
+            parser.add_argument(*flags, nargs=nargs, **extra)
             if "bool" in option.kinds:
                 parser.add_argument(
                     f"--no_{option.name}", dest=option.name, action="store_const", const=False

@@ -1,10 +1,11 @@
 """Looks at a dataset before a GPU does: layout, rows, lengths, length bias, and a few of the rows.
 
 With a model it also shows what the tokenizer, its chat template and max_length make of the rows.
-Nothing is written unless --output or --save_report asks. Without arguments: the testbed's pairs.
+The report is printed and saved; --output also writes the normalised dataset. Without arguments it
+looks at the testbed's pairs.
 
     python -m hf_align.recipes.inspect pairs.jsonl
-    python -m hf_align.recipes.inspect pairs.jsonl --model_name_or_path Qwen/Qwen3-0.6B
+    python -m hf_align.recipes.inspect pairs.jsonl --model Qwen/Qwen3-0.6B
     python -m hf_align.recipes.inspect org/name --invalid_rows drop --output clean
 """
 
@@ -53,8 +54,9 @@ def main(args: list[str] | None = None) -> None:
     }
     if options.output:
         inspection.write_output(Path(options.output), data, pages)
-    if options.save_report:
-        write_text(Path(options.save_report), pages[Path(options.save_report).suffix])
+    else:
+        for suffix, text in pages.items():
+            write_text(Path(options.report_dir) / f"report{suffix}", text)
     page = terminal_page(facts, data.splits, audit, options.num_rows)
     page += "\n" + inspection.closing(choices, options, task)
     # What a terminal cannot show must not end the program.

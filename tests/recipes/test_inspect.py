@@ -231,19 +231,16 @@ def test_the_report_written_holds_the_numbers_printed(run, tmp_path):
     assert "another long answer" not in markdown
 
 
-def test_nothing_is_written_unless_asked(run, tmp_path):
+@pytest.mark.parametrize("folder", ["outputs/inspect", "elsewhere"])
+def test_without_an_output_the_report_alone_is_saved(run, tmp_path, folder):
     write("pairs.jsonl", GOOD)
-    assert run("pairs.jsonl")[0] == 0
-    assert everything(tmp_path) == ["pairs.jsonl"]
-
-
-@pytest.mark.parametrize("name", ["report.md", "report.json"])
-def test_the_report_alone_can_be_saved(run, tmp_path, name):
-    write("pairs.jsonl", GOOD)
-    assert run("pairs.jsonl", "--save_report", name)[0] == 0
-    text = (tmp_path / name).read_text()
-    assert text.startswith("## Data") if name.endswith(".md") else json.loads(text)["rows_kept"]
-    assert everything(tmp_path) == ["pairs.jsonl", name]
+    options = [] if folder == "outputs/inspect" else ["--report_dir", folder]
+    for _ in range(2):  # the second replaces the first
+        assert run("pairs.jsonl", *options)[0] == 0
+    assert (tmp_path / folder / "report.md").read_text().startswith("## Data")
+    assert json.loads((tmp_path / folder / "report.json").read_text())["rows_kept"]
+    files = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert files == {"pairs.jsonl", "report.md", "report.json"}
 
 
 def test_overwrite_replaces_an_inspected_dataset_and_nothing_else(run, tmp_path):
@@ -300,8 +297,7 @@ def test_a_failed_write_leaves_the_old_dataset_and_no_litter(run, tmp_path, monk
         (["pairs.jsonl", "--num_rows", "-1"], "num_rows must be 0 or more; got -1"),
         (["pairs.jsonl", "--output", "pairs.jsonl"], "is a file"),
         (["folder", "--output", "folder"], "is the dataset itself"),
-        (["pairs.jsonl", "--save_report", "report.pdf"], ".md or a .json"),
-        (["pairs.jsonl", "--save_report", "folder.md"], "is a folder"),
+        (["pairs.jsonl", "--report_dir", "odd.jsonl"], "is a file"),
         (["plain.jsonl"], "plain.jsonl: columns 'chosen' and 'rejected' are plain text"),
         (["odd.jsonl"], "no layout"),
         (["nothing.jsonl"], "nothing.jsonl is empty"),
