@@ -315,8 +315,11 @@ def publish(run: Run, destination: Destination | None) -> None:
         print(f"published: {push_run(run.path, destination)}")
 
 
-def next_command(run: Run) -> str:
+def next_command(run: Run, report: dict[str, Any]) -> str:
     """What to try after this run."""
+    if report["verdict"]["label"] == "OVER-OPTIMISED":
+        peak = max(report["curve"], key=lambda point: point["gold"]["value"])
+        return f"the same with --max_steps {peak['step']}, where gold was highest, or a larger beta"
     on_testbed = run.record["config"]["dataset_name"] == "testbed"
     if run.recipe == "sft":
         data = "" if on_testbed else " --dataset_name PAIRS"
@@ -343,10 +346,29 @@ def finish_run(run: Run, report: dict[str, Any], body: str) -> None:
     run.write_json("run.json", run.record)
     write_text(run.path / "README.md", model_card(run.record, report, body))
     print(closing_table(report))
+    print(closing_samples(report))
     print(f"\n{report['verdict']['text']}")
     for line in report["warnings"]:
         print(f"warning: {line}")
-    print(f"\nmodel, report and card: {run.path}\nnext: {next_command(run)}")
+    print(f"\nmodel, report and card: {run.path}\nnext: {next_command(run, report)}")
+
+
+def closing_samples(report: dict[str, Any], count: int = 3) -> str:
+    """The first samples as text, gold in front; the report has more of them."""
+    lines = []
+    for row in report["samples"][:count]:
+        lines += ["", _shortened(row["prompt"], 96)]
+        for side in ("reference", "policy"):
+            gold = f"{row[f'{side}_gold']:>6.2f}  " if f"{side}_gold" in row else "  "
+            lines.append(f"  {side:<9} {gold}{_shortened(row[side], 80)}")
+    return "\n".join(lines)
+
+
+def _shortened(text: str, width: int) -> str:
+    """One printable line: control characters escaped, the middle of a long text left out."""
+    line = "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
+    half = (width - 3) // 2
+    return line if len(line) <= width else f"{line[:half]} … {line[-half:]}"
 
 
 def closing_table(report: dict[str, Any]) -> str:
