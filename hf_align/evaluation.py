@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hf_align.statistics import clustered_mean
+from hf_align.statistics import clustered_share
 from hf_align.types import Estimate
 
 
@@ -32,7 +32,7 @@ def win_rate(scores: ArrayLike, reference_scores: ArrayLike) -> Estimate:
             f"{len(reference_scores)}, expected the same prompts"
         )
     wins = _halved_ties(scores[:, :, None] - reference_scores[:, None, :])
-    return clustered_mean(wins.mean(axis=(1, 2)), np.arange(len(scores)))
+    return clustered_share(wins.mean(axis=(1, 2)), np.arange(len(scores)))
 
 
 def paired_win_rate(scores: ArrayLike, reference_scores: ArrayLike, prompts: ArrayLike) -> Estimate:
@@ -67,7 +67,7 @@ def pairwise_accuracy(margins: ArrayLike, prompts: ArrayLike) -> Estimate:
         ValueError: If the shapes differ or a margin is NaN or infinite.
     """
     margins = np.asarray(margins, dtype=np.float64)
-    return clustered_mean(_halved_ties(margins), prompts)
+    return clustered_share(_halved_ties(margins), prompts)
 
 
 def always_longer_accuracy(

@@ -8,6 +8,7 @@ independent covers 52 %, not 95 %. Only numpy and the standard library.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from statistics import NormalDist
 
 import numpy as np
@@ -98,6 +99,14 @@ def clustered_mean(
     return Estimate(mean, float(low), float(high), num_prompts)
 
 
+def clustered_share(values: ArrayLike, prompts: ArrayLike) -> Estimate:
+    """`clustered_mean` of values in [0, 1], with its interval cut to [0, 1]."""
+    share = clustered_mean(values, prompts)
+    if share.low is None or share.high is None:
+        return share
+    return Estimate(share.value, max(0.0, share.low), min(1.0, share.high), share.n)
+
+
 def clustered_difference(
     a: ArrayLike,
     b: ArrayLike,
@@ -126,6 +135,56 @@ def clustered_difference(
     return clustered_mean(
         a - b, prompts, confidence=confidence, num_resamples=num_resamples, seed=seed
     )
+
+
+def clustered_statistics(
+    sums: ArrayLike,
+    statistic: Callable[[np.ndarray], np.ndarray],
+    *,
+    confidence: float = 0.95,
+    num_resamples: int = 2000,
+    seed: int = 0,
+) -> list[Estimate]:
+    """Functions of sums over prompts, such as a correlation, with intervals clustered by prompt.
+
+    The value is the statistic of the sums over all prompts. From 50 prompts on a percentile
+    bootstrap that resamples prompts; below, value +- t * the jackknife's SE over prompts (Efron &
+    Tibshirani 1993, ch. 11), which is best on a scale without bounds: pass atanh(r), not r. One
+    prompt has no interval.
+
+    Args:
+        sums: (num_prompts, ...) what each prompt adds to the sums.
+        statistic: Maps (R, ...) sums to (R, K) values, row by row.
+        confidence: Coverage of the intervals.
+        num_resamples: Bootstrap resamples of the prompts.
+        seed: Seed of the bootstrap.
+
+    Returns:
+        K estimates; their `n` is the number of prompts.
+
+    Raises:
+        ValueError: If nothing was given or a sum is NaN or infinite.
+    """
+    sums = np.asarray(sums, dtype=np.float64)
+    if sums.size == 0 or not np.isfinite(sums).all():
+        raise ValueError(f"got sums {sums.shape}, expected finite sums of at least one prompt")
+    num_prompts, total = len(sums), sums.sum(axis=0)
+    values = statistic(total[None])[0]
+    if num_prompts < 2:
+        return [Estimate(float(value), None, None, num_prompts) for value in values]
+    if num_prompts < MIN_BOOTSTRAP_PROMPTS:
+        left_out = statistic(total - sums)
+        error = left_out.std(axis=0) * math.sqrt(num_prompts - 1)
+        margin = t_quantile(0.5 + confidence / 2, num_prompts - 1) * error
+        lows, highs = values - margin, values + margin
+    else:
+        resampled = _bootstrap_statistics(sums, statistic, num_resamples, seed)
+        quantiles = [0.5 - confidence / 2, 0.5 + confidence / 2]
+        lows, highs = np.quantile(resampled, quantiles, axis=0)
+    return [
+        Estimate(float(value), float(low), float(high), num_prompts)
+        for value, low, high in zip(values, lows, highs, strict=True)
+    ]
 
 
 def wilson_interval(successes: int, n: int, *, confidence: float = 0.95) -> Estimate:
@@ -197,4 +256,22 @@ def _bootstrap_means(means: np.ndarray, num_resamples: int, seed: int) -> np.nda
         means[rng.integers(means.size, size=(min(rows, num_resamples - start), means.size))].mean(1)
         for start in range(0, num_resamples, rows)
     ]
+    return np.concatenate(chunks)
+
+
+def _bootstrap_statistics(
+    sums: np.ndarray,
+    statistic: Callable[[np.ndarray], np.ndarray],
+    num_resamples: int,
+    seed: int,
+) -> np.ndarray:
+    """(num_resamples, K) values of the statistic for prompts drawn with replacement."""
+    rng = np.random.default_rng(seed)
+    num_prompts, flat = len(sums), sums.reshape(len(sums), -1)
+    rows = max(1, _RESAMPLE_CHUNK // max(flat.shape))
+    chunks = []
+    for start in range(0, num_resamples, rows):
+        size = min(rows, num_resamples - start)
+        counts = rng.multinomial(num_prompts, np.full(num_prompts, 1 / num_prompts), size=size)
+        chunks.append(statistic((counts @ flat).reshape(size, *sums.shape[1:])))
     return np.concatenate(chunks)

@@ -18,19 +18,21 @@ STAGES = {
     "evaluation",
     "hub",
 }
-# `types`, `statistics` and `files` are leaves: nouns, intervals, and files that appear whole.
-ALLOWED = {stage: {"types", "files"} for stage in STAGES} | {
+# Leaves that every stage may use: nouns, files that appear whole, commits of Hub repos.
+LEAVES = {"types", "files", "revisions"}
+ALLOWED = dict.fromkeys(STAGES, LEAVES) | {
     "types": set(),
     "statistics": {"types"},
     "configs": {"types"},
     "files": set(),
+    "revisions": {"types"},
     # The length bias of a dataset is reported with an interval clustered by prompt.
-    "data": {"types", "files", "statistics"},
-    "diagnostics": {"types", "files", "statistics"},
+    "data": LEAVES | {"statistics"},
+    "diagnostics": LEAVES | {"statistics"},
     "evaluation": {"types", "statistics"},
     "trainers": {"types", "configs", "rewards", "diagnostics"},
     "ui": {"types", "data", "feedback", "diagnostics", "evaluation", "hub"},
-    "recipes": STAGES | {"types", "statistics", "files", "configs", "trainers"},
+    "recipes": STAGES | LEAVES | {"statistics", "configs", "trainers"},
 }
 ONLY_IN = {
     "matplotlib": {"diagnostics/plots.py"},

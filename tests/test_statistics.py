@@ -10,6 +10,7 @@ import pytest
 from hf_align.statistics import (
     clustered_difference,
     clustered_mean,
+    clustered_share,
     normal_quantile,
     prompt_means,
     standard_error,
@@ -150,3 +151,9 @@ def test_wilson_interval_is_the_published_one():
     for (successes, trials), interval in published.items():
         estimate = wilson_interval(successes, trials)
         assert (estimate.low, estimate.high) == pytest.approx(interval, abs=5e-5)
+
+
+def test_the_interval_of_a_share_stays_within_zero_and_one():
+    share = clustered_share([1.0, 1.0, 1.0, 0.0], [0, 1, 2, 3])
+    assert share.value == 0.75 and 0.0 <= share.low < 0.75 < share.high <= 1.0
+    assert clustered_mean([1.0, 1.0, 1.0, 0.0], [0, 1, 2, 3]).high > 1.0

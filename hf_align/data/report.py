@@ -13,7 +13,7 @@ import numpy as np
 
 from hf_align.data.sources import DataSource
 from hf_align.data.splits import row_key
-from hf_align.statistics import clustered_mean, wilson_interval
+from hf_align.statistics import clustered_share, wilson_interval
 from hf_align.types import content_of
 
 TEXT_COLUMNS = ("prompt", "chosen", "rejected", "completion", "messages", "text")
@@ -200,7 +200,7 @@ def _share_by_prompt(rows: Sequence[Mapping], characters: np.ndarray) -> dict[st
     if len(np.unique(prompts)) == len(unequal):
         share = wilson_interval(int(longer.sum()), len(unequal))
     else:
-        share = clustered_mean(longer, prompts)
+        share = clustered_share(longer, prompts)
     return share.to_dict() | {"pairs": len(unequal)}
 
 

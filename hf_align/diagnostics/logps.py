@@ -1,8 +1,8 @@
 """Scores completions with the policy and the reference: sequence KL, entropy, log-probabilities.
 
 `score_samples` measures sampled tokens, `pair_logps` given texts as TRL's DPO tokenises them.
-Log-softmax in float32, a slice of time steps at a time, because (B, T, V) of both models at once
-would not fit for large vocabularies. Torch is imported on use; results are numpy.
+A forward pass takes as few completions as its (B, T, V) logits leave room for, and the float32
+log-softmax a slice of time steps at a time. Torch is imported on use; results are numpy.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def score_samples(
         reference: The reference model, or None for a PEFT policy: then the policy without its
             adapter.
         samples: What the policy sampled.
-        batch_size: Completions per forward pass.
+        batch_size: Completions per forward pass, at most (see `MAX_LOGITS`).
         time_chunk: Time steps whose (batch_size, time_chunk, V) float32 log-softmax is held at
             once.
         temperature: The temperature that was sampled at.
@@ -84,7 +84,10 @@ def score_samples(
     lengths = np.array([len(ids) for ids in samples.completion_ids], dtype=np.int64)
     results = np.empty((4, len(prompts)))
     with _evaluation_mode(policy), _evaluation_mode(reference), torch.no_grad():
-        for rows in _length_sorted_batches(prompts, samples.completion_ids, batch_size):
+        batches = _length_sorted_batches(
+            prompts, samples.completion_ids, batch_size, _vocabulary(policy)
+        )
+        for rows in batches:
             batch = _padded([prompts[i] for i in rows], [samples.completion_ids[i] for i in rows])
             logits = _completion_logits(policy, batch)
             with disabled_adapter():
@@ -154,7 +157,8 @@ def pair_logps(
     prompt_ids = [pairs[i][0] for i in scored]
     completion_ids = [pairs[i][1] for i in scored]
     with _evaluation_mode(model):
-        for rows in _length_sorted_batches(prompt_ids, completion_ids, batch_size):
+        vocabulary = _vocabulary(model)
+        for rows in _length_sorted_batches(prompt_ids, completion_ids, batch_size, vocabulary):
             batch = _padded([prompt_ids[i] for i in rows], [completion_ids[i] for i in rows])
             logps[scored[rows]] = _summed_logps(model, batch, time_chunk)
     return logps, lengths
@@ -215,6 +219,10 @@ def _completion_logits(model, batch: _Batch):
     return output.logits[:, :-1]
 
 
+def _vocabulary(model) -> int:
+    return model.config.get_text_config().vocab_size
+
+
 def _targets(batch: _Batch, device):
     """Completion tokens (B, T) on the device, and their mask (B, T) as a boolean numpy array."""
     import torch
@@ -241,14 +249,27 @@ def _padded(prompts: list[list[int]], completions: list[list[int]]) -> _Batch:
     return _Batch({**inputs, "position_ids": position_ids}, num_steps)
 
 
+MAX_LOGITS = 2**28
+"""Logits of one forward pass: 1 GiB in float32, six completions of 256 tokens at V = 152k."""
+
+
 def _length_sorted_batches(
-    prompts: list[list[int]], completions: list[list[int]], batch_size: int
+    prompts: list[list[int]], completions: list[list[int]], batch_size: int, vocabulary: int
 ) -> Iterator[np.ndarray]:
-    """Row indices, longest first so that a memory shortage shows at once."""
+    """Row indices, longest first so that a memory shortage shows at once.
+
+    At most `batch_size` rows, and fewer where their logits would exceed `MAX_LOGITS`.
+    """
     totals = [len(p) + len(c) for p, c in zip(prompts, completions, strict=True)]
     order = np.argsort(totals, kind="stable")[::-1]
-    for start in range(0, len(order), batch_size):
-        yield order[start : start + batch_size]
+    start = 0
+    while start < len(order):
+        rows = order[start : start + batch_size]
+        longest = np.maximum.accumulate([len(completions[i]) for i in rows]) + 1
+        fitting = np.arange(1, len(rows) + 1) * longest * vocabulary <= MAX_LOGITS
+        rows = rows[: max(1, int(fitting.sum()))]
+        yield rows
+        start += len(rows)
 
 
 def _pair_tokens(

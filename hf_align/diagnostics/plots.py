@@ -45,7 +45,7 @@ def overoptimization_figure(
     panels = [panel for panel in panels if panel[1] is not None]
     if not panels:
         raise ValueError("the curve has neither gold nor proxy, expected at least one")
-    figure = _figure(height=2.0 + 2.4 * len(panels))
+    figure = new_figure(height=2.0 + 2.4 * len(panels))
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for axis, (label, values, color, marker) in zip(axes, panels, strict=True):
         _draw_band(axis, curve.sqrt_kl, values, color, marker)
@@ -82,12 +82,12 @@ def gain_figure(
     Returns:
         A matplotlib `Figure`.
     """
-    figure = _figure(height=3.8)
+    figure = new_figure(height=3.8)
     left, right = figure.subplots(1, 2)
     gold = [np.ravel(a).astype(float) for a in (reference_gold, policy_gold)]
     lengths = [np.ravel(a).astype(float) for a in (reference_lengths, policy_lengths)]
-    _draw_histograms(left, gold, _bins(gold, whole=False), gold_label)
-    _draw_histograms(right, lengths, _bins(lengths, whole=True), "Completion length, tokens")
+    _draw_histograms(left, gold, common_bins(gold, whole=False), gold_label)
+    _draw_histograms(right, lengths, common_bins(lengths, whole=True), "Completion length, tokens")
     left.set_ylabel("Share of completions")
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False, fontsize=10)
@@ -114,7 +114,8 @@ def save_figure(figure, path: str | Path) -> Path:
     return path
 
 
-def _figure(height: float):
+def new_figure(height: float):
+    """An empty white figure, 800 px wide and `height` inches high, outside pyplot."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -126,7 +127,8 @@ def _figure(height: float):
     return figure
 
 
-def _style(axis) -> None:
+def style_axis(axis) -> None:
+    """Two spines, light horizontal lines behind the data, room above and below it."""
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(axis="y", color="#E5E5E5", linewidth=0.8)
     axis.set_axisbelow(True)
@@ -153,7 +155,7 @@ def _draw_band(axis, sqrt_kl: np.ndarray, values: np.ndarray, color: str, marker
             label="95 % interval over prompts",
             zorder=2,
         )
-    _style(axis)
+    style_axis(axis)
 
 
 def _mark(
@@ -172,7 +174,7 @@ def _mark(
     )
 
 
-def _bins(groups: list[np.ndarray], *, whole: bool) -> np.ndarray:
+def common_bins(groups: list[np.ndarray], *, whole: bool) -> np.ndarray:
     """Up to 30 common bins over both groups; whole numbers get bins centred on them."""
     values = np.concatenate(groups)
     low, high = values.min(), values.max()
@@ -182,21 +184,28 @@ def _bins(groups: list[np.ndarray], *, whole: bool) -> np.ndarray:
     return np.linspace(low, high, 25) if high > low else np.array([low - 0.5, low + 0.5])
 
 
+def draw_histogram(
+    axis, values: np.ndarray, bins: np.ndarray, color: str, line: str, label: str | None
+) -> None:
+    """Shares of the values in each bin: a light area with a clear outline."""
+    weights = np.full(values.size, 1 / values.size)
+    axis.hist(values, bins=bins, weights=weights, color=color, alpha=0.18)
+    axis.hist(
+        values,
+        bins=bins,
+        weights=weights,
+        histtype="step",
+        color=color,
+        linestyle=line,
+        linewidth=1.8,
+        label=label,
+    )
+
+
 def _draw_histograms(axis, groups: list[np.ndarray], bins: np.ndarray, label: str) -> None:
     styles = (("reference", GREY, "--"), ("policy", BLUE, "-"))
     for values, (name, color, line) in zip(groups, styles, strict=True):
-        weights = np.full(values.size, 1 / values.size)
-        axis.hist(values, bins=bins, weights=weights, color=color, alpha=0.18)
-        axis.hist(
-            values,
-            bins=bins,
-            weights=weights,
-            histtype="step",
-            color=color,
-            linestyle=line,
-            linewidth=1.8,
-            label=name,
-        )
+        draw_histogram(axis, values, bins, color, line, name)
         axis.axvline(values.mean(), color=color, linestyle=line, linewidth=1)
     axis.set_xlabel(f"{label}\n(vertical lines: means)")
-    _style(axis)
+    style_axis(axis)

@@ -58,6 +58,7 @@ METRICS: dict[str, tuple[str, str, str]] = {
     "value/loss": ("score²", "Loss of the value model.", DOWN),
     "value/explained_variance": ("share", "Variance of the returns the values explain.", UP),
     "nll/held_out": ("nats/token", "−log π of held-out completions.", DOWN),
+    "nll/reference": ("nats/token", "−log π_ref of held-out completions.", DOWN),
     "implicit_reward/accuracy": (
         "share",
         "Held-out pairs whose chosen has the larger β·log(π/π_ref).",
@@ -67,10 +68,57 @@ METRICS: dict[str, tuple[str, str, str]] = {
     "implicit_reward/nll": ("nats", "−log σ(margin) on held-out pairs; log 2 at the start.", DOWN),
     "accuracy/label": ("share", "Held-out pairs ordered as labelled.", UP),
     "accuracy/gold": ("share", "Held-out pairs ordered as gold orders them.", UP),
+    "accuracy/on_policy": (
+        "share",
+        "Pairs of a policy's own completions ordered as gold orders them.",
+        UP,
+    ),
+    "accuracy/ceiling": (
+        "share",
+        "Label accuracy of ordering pairs as gold does: annotator noise.",
+        NEUTRAL,
+    ),
     "accuracy/longest_wins": ("share", "Accuracy of always preferring the longer one.", NEUTRAL),
+    "accuracy/log_likelihood": (
+        "share",
+        "Accuracy of ranking by log π(y) of a model trained on chosen.",
+        NEUTRAL,
+    ),
+    "accuracy/generative_classifier": (
+        "share",
+        "Accuracy of a language model asked which one is better.",
+        NEUTRAL,
+    ),
+    "nll/label": (
+        "nats/pair",
+        "−log σ(score of chosen − score of rejected), held-out pairs.",
+        DOWN,
+    ),
     "calibration/temperature": ("ratio", "Divides margins to calibrate them; 1 is best.", NEUTRAL),
+    "calibration/ece": (
+        "share",
+        "Mean gap of predicted and observed accuracy; noise adds to it.",
+        DOWN,
+    ),
     "calibration/ece_debiased": ("share", "Calibration error less its expected noise.", DOWN),
     "bias/length_correlation": ("r", "Correlation of score and length within prompts.", NEUTRAL),
+    "bias/length_partial_correlation": ("r", "The same, given the other text features.", NEUTRAL),
+    "bias/flip_rate": (
+        "share",
+        "Harmless edits that raise the score; 0.5 is indifferent.",
+        NEUTRAL,
+    ),
+    "ensemble/disagreement": ("score SD", "SD over members on held-out completions.", NEUTRAL),
+    "ensemble/disagreement_on_policy": (
+        "score SD",
+        "The same on a policy's own completions.",
+        NEUTRAL,
+    ),
+    "ensemble/outlying": (
+        "share",
+        "A policy's completions beyond 99 % of held-out disagreement.",
+        DOWN,
+    ),
 }
 """Name -> (unit, definition in one line, direction). The glossary is made from it."""
 

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Collection
 from pathlib import Path
 
+from hf_align.revisions import repo_at
 from hf_align.types import InputError
 
 _HASHED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-_TIMEOUT = 20.0
-"""Seconds to wait for the Hub's answer."""
 
 
 def resolve_model(
@@ -54,7 +51,10 @@ def resolve_model(
         return {"name": str(path), "revision": None, "sha256": content_hash(path)}
     if path.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise InputError(f"{label}: no such folder, and not a Hub id of the form org/name")
-    return {"name": name, "revision": _commit_of(name, revision, option, weights), "sha256": None}
+    commit, files = repo_at("model", name, revision)
+    if weights and files:
+        check_files(set(files), label)
+    return {"name": name, "revision": commit, "sha256": None}
 
 
 def check_files(names: Collection[str], label: str) -> None:
@@ -100,53 +100,6 @@ def _check_weights(folder: Path, label: str) -> None:
                 pass
         except SafetensorError as error:
             raise InputError(f"{label}: {shard} is damaged ({error}); copy it again") from error
-
-
-def _commit_of(name: str, revision: str | None, option: str, weights: bool) -> str:
-    from huggingface_hub import HfApi, errors
-
-    remedy = "or download it and pass the folder"
-    try:
-        info = HfApi().model_info(name, revision=revision, timeout=_TIMEOUT)
-    except errors.HFValidationError as error:
-        raise InputError(f"{option} {name}: not a Hub id of the form org/name") from error
-    except errors.GatedRepoError as error:
-        raise OSError(
-            f"model {name} is gated: accept its terms on its page and run `hf auth login`, {remedy}"
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise OSError(
-            f"model {name} has no revision {revision!r}: check --model_revision"
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise OSError(
-            f"model {name} is not on the Hub, or it is private and you are not signed in "
-            f"(`hf auth login`): check the id, {remedy}"
-        ) from error
-    except errors.OfflineModeIsEnabled as error:
-        if revision and _COMMIT.fullmatch(revision):
-            return revision  # a commit already in the cache needs no network
-        raise OSError(
-            f"model {name}: HF_HUB_OFFLINE is set; unset it, give a cached commit with "
-            f"--model_revision, {remedy}"
-        ) from error
-    except (errors.HTTPError, OSError) as error:
-        raise OSError(
-            f"model {name}: the Hub cannot be reached ({reason(error)}); try again, {remedy}"
-        ) from error
-    if weights and info.siblings:
-        check_files({file.rfilename for file in info.siblings}, f"{option} {name}")
-    return info.sha
-
-
-def reason(error: Exception) -> str:
-    """The first line of a client's error, without its request ids and addresses."""
-    from huggingface_hub import constants, errors
-
-    if isinstance(error, errors.HfHubHTTPError) and error.response is not None:
-        return f"{constants.ENDPOINT} answered {error.response.status_code}"
-    text = next(iter(str(error).strip().splitlines()), type(error).__name__)
-    return f"{constants.ENDPOINT}: {text[:160]}"
 
 
 def content_hash(folder: Path) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hf_align.hub.cards import public_command, public_text
-from hf_align.hub.models import reason
+from hf_align.revisions import reason
 from hf_align.types import InputError
 
 PUBLISHED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "README.md", "*.jsonl")

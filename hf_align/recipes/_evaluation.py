@@ -19,7 +19,7 @@ from hf_align.recipes._inputs import Gold
 from hf_align.recipes._models import load_weights
 from hf_align.rewards import checked_scores
 from hf_align.sampling import Samples, sample_completions
-from hf_align.statistics import clustered_difference, clustered_mean
+from hf_align.statistics import clustered_difference, clustered_mean, clustered_share
 from hf_align.types import Estimate, Text, content_of
 
 # The policy and the reference draw from different streams, and audits from another.
@@ -135,6 +135,12 @@ def load_policy(
     return model.eval()
 
 
+def prompt_numbers(prompts: list[Text]) -> np.ndarray:
+    """(N,) one number per distinct prompt: what intervals are clustered by."""
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(repr(prompt), len(numbers)) for prompt in prompts])
+
+
 def compare_answers(
     policy: Answers, reference: Answers, scores: SampleScores, consistency: ConsistencyCheck
 ) -> dict[str, Estimate]:
@@ -160,7 +166,7 @@ def compare_answers(
         "length/gain": clustered_difference(
             policy.lengths.ravel(), reference.lengths.ravel(), index
         ),
-        "length/ended": clustered_mean(policy.samples.ended.astype(float), index),
+        "length/ended": clustered_share(policy.samples.ended.astype(float), index),
     }
     return metrics
 
@@ -180,7 +186,7 @@ def compare_pairs(
     """
     rows = list(pairs)
     prompts = [row["prompt"] for row in rows]
-    clusters = np.array([repr(prompt) for prompt in prompts])
+    clusters = prompt_numbers(prompts)
     rewards = {}
     for side in ("chosen", "rejected"):
         texts = [row[side] for row in rows]
@@ -230,7 +236,7 @@ def held_out_nll(
         max_length=max_length,
     )
     kept = lengths > 0
-    clusters = np.array([repr(prompt) for prompt in prompts])[kept]
+    clusters = prompt_numbers(prompts)[kept]
     return clustered_mean(-logps[kept] / lengths[kept], clusters)
 
 

@@ -11,8 +11,8 @@ from hf_align.data import LoadedData, load_data
 from hf_align.hub import resolve_model, shown_name
 from hf_align.recipes._parser import Choices, RecipeParser
 from hf_align.rewards import (
+    RewardModel,
     checked_scores,
-    classifier_reward,
     named_reward,
     reward_function,
     reward_source,
@@ -31,11 +31,19 @@ def fill_from_testbed(parser: RecipeParser, choices: Choices) -> Choices:
         InputError: Data were named but no model.
     """
     named = choices.get("dataset_name") or choices.get("datasets")
+    model = choices.get("model_name_or_path")
+    if model is not None and choices.get("from_scratch"):
+        raise InputError(
+            f"from_scratch makes a model, and model_name_or_path names {model}; choose one"
+        )
+    if model is not None and "from_scratch" in parser.options:
+        # The testbed's YAML starts from scratch; a model that was named is the one to train.
+        choices.values.setdefault("from_scratch", False)
     if named is None and choices.config is None:
         return parser.with_config(choices, f"recipes/{choices.recipe}/testbed.yaml")
     if named is None:
         raise InputError(f"dataset_name is missing ({choices.config}); name a file or a Hub id")
-    if choices.get("model_name_or_path") is None and not choices.get("from_scratch"):
+    if model is None and not choices.get("from_scratch"):
         scratch = "; or pass --from_scratch" if choices.recipe == "sft" else ""
         own = ", or 'testbed'" if named == TESTBED else ""
         raise InputError(
@@ -151,7 +159,9 @@ def load_gold(choices: Choices) -> Callable[[str], Gold | None]:
     source = resolve_model(name, option="gold_reward")
 
     def load(device: str) -> Gold:
-        reward = classifier_reward(source["name"], source["revision"], device)
+        reward = RewardModel(
+            source["name"], source["revision"], device=device, option="gold_reward"
+        )
         return Gold(shown_name(source), reward, source)
 
     return load

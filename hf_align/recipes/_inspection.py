@@ -34,7 +34,7 @@ TASKS: tuple[Task, ...] = ("preference", "sft", "prompt")
 _SAMPLE = 100  # rows that tell the layout
 _WRITTEN = {"train.jsonl", "test.jsonl", "report.json", "report.md"}
 _RECIPES = {"preference": "dpo", "sft": "sft"}
-_EXAMPLE_MODEL = "Qwen/Qwen3-0.6B"
+_EXAMPLE_MODEL = "HuggingFaceTB/SmolLM2-360M-Instruct"
 _WIDTH = 80
 
 _Split = tuple[RawSplit, Mapping[str, str]]

@@ -7,12 +7,14 @@ left open gets a default that fits, and whatever cannot work is refused in one l
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hf_align.hub import Destination, check_destination
+from hf_align.hub import Destination, check_destination, resolve_model
+from hf_align.recipes._models import load_tokenizer_and_config
 from hf_align.recipes._parser import Choices
 from hf_align.types import InputError
 
@@ -42,7 +44,7 @@ def check_combinations(choices: Choices) -> None:
         InputError: Names both options and what to do.
     """
     if choices.get("padding_free") and choices.recipe == "dpo":
-        raise InputError("padding_free has no effect in TRL 1.16's DPO; leave it out")
+        raise InputError("padding_free has no effect in TRL's DPO; leave it out")
     if choices.get("precompute_ref_log_probs") and choices.get("sync_ref_model"):
         raise InputError(
             "precompute_ref_log_probs and sync_ref_model exclude each other: a moving reference "
@@ -52,6 +54,21 @@ def check_combinations(choices: Choices) -> None:
         raise InputError("load_in_4bit and load_in_8bit exclude each other; choose one")
     if (choices.get("load_in_4bit") or choices.get("load_in_8bit")) and not choices.get("use_peft"):
         raise InputError("a quantised model cannot be trained whole; add --use_peft")
+    if choices.get("merge_adapter"):
+        if not choices.get("use_peft"):
+            raise InputError("merge_adapter merges a LoRA adapter; add --use_peft, or leave it out")
+        if choices.get("load_in_4bit") or choices.get("load_in_8bit"):
+            raise InputError(
+                "merge_adapter would round the policy to the quantised weights; leave it out, and "
+                "merge the saved adapter into the model in full precision"
+            )
+    if choices.get("load_best_model_at_end") and choices.get("audit_steps"):
+        raise InputError(
+            "load_best_model_at_end would save another policy than the last audited one, which the "
+            "verdict is about; leave out one of it and audit_steps"
+        )
+    if choices.get("truncation_mode") == "keep_end":
+        raise InputError("truncation_mode keep_end is on its way out of TRL; use keep_start")
     if choices.get("use_liger_kernel") and importlib.util.find_spec("liger_kernel") is None:
         raise InputError("use_liger_kernel needs `pip install liger-kernel`; or leave it out")
     if choices.recipe == "dpo":
@@ -179,6 +196,11 @@ def trainer_defaults(choices: Choices, output_dir: str) -> dict[str, Any]:
     import torch
 
     gpu = torch.cuda.is_available()
+    if torch.cuda.device_count() > 1 and "WORLD_SIZE" not in os.environ:
+        raise InputError(
+            f"{torch.cuda.device_count()} GPUs are visible to one process; put `accelerate launch "
+            "--config_file recipes/accelerate/multi_gpu.yaml` in front, or set CUDA_VISIBLE_DEVICES"
+        )
     defaults: dict[str, Any] = {
         "output_dir": output_dir,
         "report_to": "none",
@@ -245,9 +267,53 @@ def fit_length(choices: Choices, max_positions: int | None) -> dict[str, int]:
     return {}
 
 
-def check_tokenizer(
-    tokenizer: Any, name: str, conversational: bool, has_template_path: bool
-) -> None:
+def read_template(name: str, tokenizer: Any) -> str:
+    """A chat template, from a file or from another model's tokenizer.
+
+    TRL would copy the other model's tokens too and resize the embeddings, after which policy and
+    reference no longer have one vocabulary; so only the template is taken.
+
+    Raises:
+        InputError: There is none, or it writes special tokens that this tokenizer does not have.
+        OSError: The Hub cannot be reached.
+    """
+    if Path(name).is_file():
+        return Path(name).read_text(encoding="utf-8")
+    source = resolve_model(name, weights=False)
+    other, _ = load_tokenizer_and_config(source | {"path": source["name"]}, False)
+    if other.chat_template is None:
+        raise InputError(f"chat_template_path {name}: its tokenizer has no chat template")
+    known = tokenizer.get_vocab()
+    written = [t for t in other.all_special_tokens if t in other.chat_template and t not in known]
+    if written:
+        raise InputError(
+            f"chat_template_path {name}: its template writes {', '.join(sorted(set(written)))}, "
+            "which this model's tokenizer does not have; choose a template made for it"
+        )
+    return other.chat_template
+
+
+def check_answers(tokenizer: Any, row: dict[str, Any]) -> list[str]:
+    """A warning where the template writes something before each trained answer.
+
+    A model with a thinking mode is trained on answers behind an empty thought, but asked to answer
+    without one: what is then sampled is thoughts, which training has not touched.
+    """
+    answer = row.get("chosen", row.get("completion"))
+    if not isinstance(answer, list) or not isinstance(row["prompt"], list):
+        return []
+    asked = tokenizer.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True)
+    whole = tokenizer.apply_chat_template(row["prompt"] + answer, tokenize=False)
+    before, found, _ = whole.removeprefix(asked).partition(answer[0]["content"].strip())
+    if not whole.startswith(asked) or not found or not before.strip():
+        return []
+    return [
+        f"the chat template writes {before.strip()!r} before each trained answer, which sampling "
+        "does not; the report then measures another mode than was trained"
+    ]
+
+
+def check_tokenizer(tokenizer: Any, name: str, conversational: bool) -> None:
     """Refuses a tokenizer that would corrupt training without a word.
 
     Raises:
@@ -265,7 +331,7 @@ def check_tokenizer(
             f"pad_token {tokenizer.pad_token!r} is not a token of model {name}; name one that it "
             f"has, such as '{tokenizer.eos_token}'"
         )
-    if conversational and tokenizer.chat_template is None and not has_template_path:
+    if conversational and tokenizer.chat_template is None:
         raise InputError(
             f"model {name} has no chat template, and the data are conversations; run "
             "hf_align.recipes.sft with --chat_template_path first, or choose a chat model"

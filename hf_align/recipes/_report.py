@@ -71,13 +71,24 @@ def sft_report(
     if start is None:
         policy, start = load_saved(choices, run, setup, source)
     else:
-        policy = load_policy(str(run.path)).to(start.device)
-    rows = [row for row in map(as_pair, data.splits["test"]) if row is not None]
-    metrics: dict[str, Estimate] = {}
-    if rows:
-        metrics["nll/held_out"] = held_out_nll(
-            policy, setup.tokenizer, rows, setup.args.max_length, evaluator.batch_size
+        policy = load_policy(str(run.path))
+        start = start.to(policy.device)
+    # Plain text has no prompt: all of it is scored.
+    rows = [
+        as_pair(row) or {"prompt": "", "completion": row["text"]} for row in data.splits["test"]
+    ]
+
+    def nll(model: Any) -> Estimate:
+        return held_out_nll(
+            model, setup.tokenizer, rows, setup.args.max_length, evaluator.batch_size
         )
+
+    metrics = {"nll/held_out": nll(policy)}
+    if start is None:
+        with policy.disable_adapter():
+            metrics["nll/reference"] = nll(policy)
+    else:
+        metrics["nll/reference"] = nll(start)
     with saved_model_stays(run):
         write_run_report(run, source, evaluator, policy, start, metrics)
 
@@ -131,6 +142,9 @@ def write_run_report(
         warnings=run.warnings,
         evaluation=evaluator.settings(),
     )
+    # The audits' step of the peak; without audits there is none to go back to.
+    audited = curve is not None and len(evaluator.audits) > 1 and judged.peak_index is not None
+    report["peak_step"] = int(curve.steps[judged.peak_index]) if audited else None
     write_report(report, run.path / "report")
     finish_run(run, report, report_markdown(report, figures_in="report/"))
 

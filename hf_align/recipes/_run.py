@@ -26,6 +26,7 @@ from tqdm.auto import tqdm
 
 from hf_align.files import write_text
 from hf_align.hub import Destination, model_card, push_run
+from hf_align.recipes._closing import closing_samples, closing_table, next_command
 from hf_align.recipes._parser import Choices
 from hf_align.types import InputError
 
@@ -60,11 +61,12 @@ def recipe(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | No
 
 
 def _stop(message: str, code: int) -> None:
-    # Processes of one machine fail alike, so one of them speaks; another machine may lack a file.
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    # A mistake is every process's, so one of each machine tells it; the world may fail any of them.
+    rank = os.environ.get("RANK", "0")
+    if code == 1 or os.environ.get("LOCAL_RANK", "0") == "0":
         for bar in list(tqdm._instances):
             bar.close()  # otherwise the message goes on the bar's line
-        print(message, file=sys.stderr)
+        print(message if rank == "0" else f"process {rank}: {message}", file=sys.stderr)
     raise SystemExit(code)
 
 
@@ -211,12 +213,33 @@ def begin_run(run: Run, choices: Choices, config: dict[str, Any], lineage: dict[
     }
     if not is_main_process():
         return
+    if run.resume is not None:
+        _check_same_inputs(run.path, lineage)
     if run.resume is None and run.path.is_dir():
         for entry in run.path.iterdir():
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     run.path.mkdir(parents=True, exist_ok=True)
     run.write_json("run.json", run.record)
     run.write_json("lineage.json", lineage)
+
+
+def _check_same_inputs(path: Path, lineage: dict[str, Any]) -> None:
+    """Refuses to go on with another model or other data than the run began with.
+
+    Raises:
+        InputError: Names what differs.
+    """
+    file = path / "lineage.json"
+    if not file.is_file():
+        return
+    before = json.loads(file.read_text(encoding="utf-8"))
+    for role in ("model", "reference", "data"):  # a gold reward only evaluates: it may change
+        now, was = lineage[role], before.get(role)
+        if json.loads(json.dumps(now)) != was:
+            raise InputError(
+                f"resume_from_checkpoint: the {role} differs from the one that the run in {path} "
+                "began with; name the same one, or another output_dir"
+            )
 
 
 def save_model(run: Run, trainer: Any, tokenizer: Any, merge_adapter: bool = False) -> None:
@@ -315,26 +338,6 @@ def publish(run: Run, destination: Destination | None) -> None:
         print(f"published: {push_run(run.path, destination)}")
 
 
-def next_command(run: Run, report: dict[str, Any]) -> str:
-    """What to try after this run."""
-    if report["verdict"]["label"] == "OVER-OPTIMISED":
-        peak = max(report["curve"], key=lambda point: point["gold"]["value"])
-        return f"the same with --max_steps {peak['step']}, where gold was highest, or a larger beta"
-    on_testbed = run.record["config"]["dataset_name"] == "testbed"
-    if run.recipe == "sft":
-        data = "" if on_testbed else " --dataset_name PAIRS"
-        return f"python -m hf_align.recipes.dpo --model_name_or_path {run.path}{data}"
-    if on_testbed:
-        # Little data, a small beta and no decay: the report then shows gold rise, peak and fall.
-        return (
-            "python -m hf_align.recipes.dpo --beta 0.02 --max_train_samples 1000 --max_steps 180 "
-            "--lr_scheduler_type constant --audit_steps 10 --output_dir outputs/dpo-too-far"
-        )
-    if run.record["config"]["gold_reward"] is None:
-        return "the same with --gold_reward FUNCTION_OR_MODEL, so that the report can judge"
-    return "the same with --push_to_hub --hub_model_id ORG/NAME, which is private"
-
-
 def finish_run(run: Run, report: dict[str, Any], body: str) -> None:
     """Marks the run finished, writes the card, and prints table, verdict and next command."""
     if not is_main_process():
@@ -350,35 +353,6 @@ def finish_run(run: Run, report: dict[str, Any], body: str) -> None:
     print(f"\n{report['verdict']['text']}")
     for line in report["warnings"]:
         print(f"warning: {line}")
-    print(f"\nmodel, report and card: {run.path}\nnext: {next_command(run, report)}")
-
-
-def closing_samples(report: dict[str, Any], count: int = 3) -> str:
-    """The first samples as text, gold in front; the report has more of them."""
-    lines = []
-    for row in report["samples"][:count]:
-        lines += ["", _shortened(row["prompt"], 96)]
-        for side in ("reference", "policy"):
-            gold = f"{row[f'{side}_gold']:>6.2f}  " if f"{side}_gold" in row else "  "
-            lines.append(f"  {side:<9} {gold}{_shortened(row[side], 80)}")
-    return "\n".join(lines)
-
-
-def _shortened(text: str, width: int) -> str:
-    """One printable line: control characters escaped, the middle of a long text left out."""
-    line = "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
-    half = (width - 3) // 2
-    return line if len(line) <= width else f"{line[:half]} … {line[-half:]}"
-
-
-def closing_table(report: dict[str, Any]) -> str:
-    """The report's metrics as aligned text: name, value, 95 % interval, number of prompts."""
-    rows = [("metric", "value", "95 % interval", "prompts")]
-    for name, entry in report["metrics"].items():
-        interval = "" if entry["low"] is None else f"[{entry['low']:.3f}, {entry['high']:.3f}]"
-        rows.append((name, f"{entry['value']:.3f}", interval, str(entry["n"])))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    return "\n".join(
-        f"{name:<{widths[0]}}  {value:>{widths[1]}}  {interval:<{widths[2]}}  {n:>{widths[3]}}"
-        for name, value, interval, n in rows
+    print(
+        f"\nmodel, report and card: {run.path}\nnext: {next_command(run.record, run.path, report)}"
     )

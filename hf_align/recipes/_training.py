@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import copy
 import json
-import os
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from hf_align.configs import EvaluationArguments, ScratchArguments
+from hf_align.configs import EvaluationArguments
 from hf_align.data import LoadedData, audit_with_tokenizer
 from hf_align.files import write_text
-from hf_align.recipes._evaluation import Evaluator, load_policy
-from hf_align.recipes._inputs import TESTBED, Gold, max_new_tokens, try_gold
+from hf_align.recipes._evaluation import Evaluator
+from hf_align.recipes._inputs import Gold, max_new_tokens, try_gold
 from hf_align.recipes._models import load_tokenizer_and_config
 from hf_align.recipes._parser import Choices
 from hf_align.recipes._preflight import (
+    check_answers,
     check_lengths,
     check_tokenizer,
     fit_length,
+    read_template,
     scaled_learning_rate,
     trainer_defaults,
 )
@@ -100,25 +100,26 @@ def settle(
         trust = choices.get("trust_remote_code", False)
         tokenizer, text_config = load_tokenizer_and_config(source, trust)
         max_positions = getattr(text_config, "max_position_embeddings", None)
-    if choices.get("pad_token"):
-        tokenizer.pad_token = choices.values.pop("pad_token")
+    for option, value in choices.withhold("pad_token", "chat_template_path").items():
+        if option == "pad_token":
+            tokenizer.pad_token = value
+        elif value is not None:
+            tokenizer.chat_template = read_template(value, tokenizer)
     name = source["name"] if source else "made from scratch"
-    has_template = choices.get("chat_template_path") is not None
-    check_tokenizer(tokenizer, name, data.report.conversational, has_template)
+    check_tokenizer(tokenizer, name, data.report.conversational)
     defaults = trainer_defaults(choices, str(run.path))
     defaults |= scaled_learning_rate(choices, full_learning_rate)
     defaults |= fit_length(choices, max_positions)
     # Every weight gets a gradient, so DDP need not walk the graph at each step to find that out.
     defaults["ddp_find_unused_parameters"] = False
-    model_defaults = {}
-    if choices.get("use_peft") and defaults["bf16"]:
-        model_defaults["dtype"] = "bfloat16"
     args = choices.build(config_class, defaults)
+    # A frozen base needs no float32 copy; weights that train do.
+    model_defaults = {"dtype": "bfloat16"} if choices.get("use_peft") and args.bf16 else {}
     args.resume_from_checkpoint = str(run.resume) if run.resume else None
     setup = Setup(args, choices.build(ModelConfig, model_defaults), tokenizer, max_positions)
-    if not has_template:
-        audit = audit_with_tokenizer(data.splits, tokenizer, args.max_length, data.report.task)
-        setup.warnings = check_lengths(audit, args.max_length)
+    audit = audit_with_tokenizer(data.splits, tokenizer, args.max_length, data.report.task)
+    setup.warnings = check_lengths(audit, args.max_length)
+    setup.warnings += check_answers(tokenizer, data.splits["train"][0])
     run.warnings += setup.warnings
     return setup
 
@@ -179,81 +180,6 @@ def _num_tokens(tokenizer: Any, prompt: Text) -> int:
     return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def choose_precompute(choices: Choices, setup: Setup, audit_steps: int) -> None:
-    """Computes the reference's log-probabilities beforehand where that is faster.
-
-    Once per pair instead of once per pair and epoch, and without a second model in memory. With one
-    epoch there is nothing to save, LoRA has its reference inside, and audits need it alive.
-    """
-    if "precompute_ref_log_probs" in choices.values or setup.args.sync_ref_model:
-        return
-    repeated = setup.args.num_train_epochs > 1 and setup.args.max_steps <= 0
-    if repeated and not setup.model_args.use_peft and not audit_steps:
-        setup.args.precompute_ref_log_probs = True
-
-
-def load_policy_and_reference(
-    setup: Setup, source: dict[str, Any], audit_steps: int
-) -> tuple[Any, Any]:
-    """The policy and its reference, both from one pinned source.
-
-    The reference is None where the policy itself serves: LoRA without its adapter; or, when its
-    log-probabilities are precomputed, the policy before its first step. (Under FSDP TRL would
-    load another for that, from an unpinned id, so there it is given one.)
-    """
-
-    def load() -> Any:
-        return load_policy(
-            source["path"],
-            source["revision"],
-            setup.model_args.dtype,
-            place=False,
-            **setup.model_kwargs,
-        )
-
-    precomputed = getattr(setup.args, "precompute_ref_log_probs", False)
-    sharded = os.environ.get("ACCELERATE_USE_FSDP", "false") == "true"
-    within = setup.model_args.use_peft or (precomputed and not audit_steps and not sharded)
-    return load(), None if within else load()
-
-
-def from_scratch(choices: Choices, data: LoadedData) -> tuple[Any, Any]:
-    """An untrained model and tokenizer: the testbed's for its data, else learnt from the text."""
-    seed = choices.get("seed", 42)
-    if choices.get("dataset_name") == TESTBED:
-        import torch
-
-        from hf_align.testbed import tiny_llama
-        from hf_align.testbed import tokenizer as testbed_tokenizer
-
-        tokenizer = testbed_tokenizer()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return tiny_llama(tokenizer), tokenizer
-    from hf_align.recipes._scratch import build_from_text
-
-    sizes = choices.build(ScratchArguments)
-    positions = choices.get("max_length", 1024) + max_new_tokens(choices)
-    return build_from_text(data.splits["train"], sizes, positions, seed)
-
-
-def policy_and_start(
-    setup: Setup,
-    source: dict[str, Any] | None,
-    scratch: tuple[Any, Any] | None,
-    audit_steps: int,
-) -> tuple[Any, Any]:
-    """The policy to fine-tune, and the model it starts from where something needs that in memory.
-
-    A model made from scratch is on no disk, so its start is kept; a loaded one is kept only for
-    audits.
-    """
-    if scratch is not None:
-        return scratch[0], copy.deepcopy(scratch[0])
-    policy, start = load_policy_and_reference(setup, source, audit_steps)
-    return policy, start if audit_steps else None
-
-
 def run_trainer(run: Run, trainer: Any, evaluator: Evaluator, reference: Any, every: int) -> None:
     """Trains with our callbacks (metrics file, progress, audits), resuming where asked."""
     from transformers import PrinterCallback, ProgressCallback
@@ -304,41 +230,3 @@ def run_trainer(run: Run, trainer: Any, evaluator: Evaluator, reference: Any, ev
             trainer.train()
         else:
             trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
-
-
-def check_step_zero(trainer: Any, num_pairs: int = 32) -> None:
-    """Makes sure that a DPO trainer's reference is the policy it starts from: every margin is 0.
-
-    TRL takes its implicit reference from wherever the model's configuration points; a reference at
-    another revision trains without complaint towards the wrong anchor.
-
-    Raises:
-        RuntimeError: The log-probabilities under policy and reference differ by more than rounding.
-    """
-    import torch
-
-    rows = [trainer.train_dataset[i] for i in range(min(num_pairs, len(trainer.train_dataset)))]
-    batch = trainer._prepare_inputs(trainer.data_collator(rows))
-    model = trainer.model
-    was_training = model.training
-    model.eval()
-    held_aside = trainer.ref_model
-    # Not `or`: a compiled model has no truth value.
-    trainer.ref_model = model if held_aside is None else held_aside
-    policy = torch.cat(trainer.compute_ref_log_probs(model, batch))
-    trainer.ref_model = held_aside
-    if "ref_chosen_logps" in batch:
-        reference = torch.cat([batch["ref_chosen_logps"], batch["ref_rejected_logps"]])
-    else:
-        reference = torch.cat(
-            trainer.compute_ref_log_probs(held_aside if held_aside is not None else model, batch)
-        )
-    model.train(was_training)
-    gap = (policy - reference).abs()
-    # float32 sums differ in the sixth digit; bf16 in the third.
-    rounding = 1e-2 if trainer.args.bf16 or trainer.args.fp16 else 1e-4
-    if bool((gap > rounding * (1 + reference.abs())).any()):
-        raise RuntimeError(
-            f"at step 0 policy and reference differ by up to {gap.max().item():.3g} nats on "
-            f"{len(rows)} pairs; the reference is not the model that training starts from"
-        )

@@ -5,7 +5,7 @@ then samples both on held-out prompts: sequence KL, gold reward and win rate wit
 implicit reward, and one computed verdict. Without arguments it runs on the built-in testbed.
 
     python -m hf_align.recipes.dpo
-    python -m hf_align.recipes.dpo --model_name_or_path Qwen/Qwen3-0.6B --dataset_name pairs.jsonl
+    python -m hf_align.recipes.dpo --model ORG/CHAT_MODEL --dataset_name pairs.jsonl
 """
 
 from hf_align.configs import DataArguments, EvaluationArguments, RunArguments
@@ -50,17 +50,19 @@ def main(args: list[str] | None = None) -> None:
 
     from trl import DPOConfig, DPOTrainer, get_peft_config
 
+    from hf_align.recipes import _policies as policies
     from hf_align.recipes import _report as report
     from hf_align.recipes import _training as training
     from hf_align.trainers.callbacks import PreferenceWarnings
 
     setup = training.settle(choices, run, DPOConfig, data, source, full_learning_rate=1e-6)
     every = choices.build(EvaluationArguments).audit_steps
-    training.choose_precompute(choices, setup, every)
+    policies.choose_precompute(choices, setup, every)
     prompts = inputs.evaluation_prompts(choices, data, testbed)
     evaluator = training.make_evaluator(choices, run, setup, prompts, gold)
     config = training.resolved_config(choices, setup, OWN)
-    policy, reference = training.load_policy_and_reference(setup, source, every)
+    policy, reference = policies.load_policy_and_reference(setup, source, every)
+    saturation = 5.0 if "sigmoid" in setup.args.loss_type else None
     with refusals(run.path):
         trainer = DPOTrainer(
             model=policy,
@@ -70,15 +72,16 @@ def main(args: list[str] | None = None) -> None:
             eval_dataset=data.splits["test"] if setup.args.eval_strategy != "no" else None,
             processing_class=setup.tokenizer,
             peft_config=get_peft_config(setup.model_args),
-            callbacks=[PreferenceWarnings(setup.args.beta, run.warn)],
+            callbacks=[PreferenceWarnings(setup.args.beta, run.warn, saturation=saturation)],
         )
     if run.resume is None:
-        training.check_step_zero(trainer)
+        policies.check_step_zero(trainer)
     begin_run(run, choices, config, inputs.lineage(source, data, evaluator.gold))
     training.run_trainer(run, trainer, evaluator, reference, every)
     save_model(run, trainer, setup.tokenizer, choices.get("merge_adapter", False))
     if is_main_process():
-        del trainer, policy, reference
+        del policy, reference
+        policies.let_go(trainer)
         report.preference_report(choices, run, setup, source, evaluator, data)
         publish(run, destination)
 

@@ -5,7 +5,7 @@ The report is printed and saved; --output also writes the normalised dataset. Wi
 looks at the testbed's pairs.
 
     python -m hf_align.recipes.inspect pairs.jsonl
-    python -m hf_align.recipes.inspect pairs.jsonl --model Qwen/Qwen3-0.6B
+    python -m hf_align.recipes.inspect pairs.jsonl --model ORG/CHAT_MODEL
     python -m hf_align.recipes.inspect org/name --invalid_rows drop --output clean
 """
 

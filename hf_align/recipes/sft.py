@@ -6,8 +6,8 @@ there is one, the gold reward. Without arguments it trains a tiny model from scr
 testbed.
 
     python -m hf_align.recipes.sft
-    python -m hf_align.recipes.sft --model_name_or_path Qwen/Qwen3-0.6B-Base --dataset_name
-    chats.jsonl python -m hf_align.recipes.sft --from_scratch --dataset_name transcripts.jsonl.gz
+    python -m hf_align.recipes.sft --model Qwen/Qwen3-0.6B-Base --dataset_name chats.jsonl
+    python -m hf_align.recipes.sft --from_scratch --dataset_name transcripts.jsonl.gz
 """
 
 from hf_align.configs import DataArguments, EvaluationArguments, RunArguments, ScratchArguments
@@ -54,16 +54,17 @@ def main(args: list[str] | None = None) -> None:
 
     from trl import SFTConfig, SFTTrainer, get_peft_config
 
+    from hf_align.recipes import _policies as policies
     from hf_align.recipes import _report as report
     from hf_align.recipes import _training as training
 
-    made = training.from_scratch(choices, data) if scratch else None
+    made = policies.from_scratch(choices, data) if scratch else None
     setup = training.settle(choices, run, SFTConfig, data, source, made, full_learning_rate=2e-5)
     every = choices.build(EvaluationArguments).audit_steps
     prompts = inputs.evaluation_prompts(choices, data, testbed)
     evaluator = training.make_evaluator(choices, run, setup, prompts, gold)
     config = training.resolved_config(choices, setup, OWN)
-    policy, start = training.policy_and_start(setup, source, made, every)
+    policy, start = policies.policy_and_start(setup, source, made, every)
     with refusals(run.path):
         trainer = SFTTrainer(
             model=policy,
@@ -77,7 +78,8 @@ def main(args: list[str] | None = None) -> None:
     training.run_trainer(run, trainer, evaluator, start, every)
     save_model(run, trainer, setup.tokenizer, choices.get("merge_adapter", False))
     if is_main_process():
-        del trainer, policy
+        del policy
+        policies.let_go(trainer)
         report.sft_report(choices, run, setup, source, start if scratch else None, evaluator, data)
         publish(run, destination)
 

@@ -68,7 +68,7 @@ class PreferenceWarnings(TrainerCallback):
         beta: DPO's β.
         tell: Called with each warning, once per kind.
         max_fall: Nats of fall in log π(chosen) that count.
-        saturation: Mean margin, in units of the implicit reward.
+        saturation: Mean margin, in units of the implicit reward; None for losses without a sigmoid.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class PreferenceWarnings(TrainerCallback):
         beta: float,
         tell: Callable[[str], None],
         max_fall: float = 5.0,
-        saturation: float = 5.0,
+        saturation: float | None = 5.0,
     ):
         self.beta, self.tell = beta, tell
         self.max_fall, self.saturation = max_fall, saturation
@@ -106,7 +106,7 @@ class PreferenceWarnings(TrainerCallback):
                 "sft` holds them",
             )
         margin = sum(log["rewards/margins"] for log in self.recent) / 3
-        if margin > self.saturation:
+        if self.saturation is not None and margin > self.saturation:
             self._once(
                 "saturation",
                 f"step {step}: margins are saturated ({margin:.1f}); the loss has no "

@@ -256,3 +256,18 @@ def test_pairs_must_match_in_number_and_kind(make_model, tokenizer):
         pair_logps(make_model(0), tokenizer, ["w1", "w2"], ["w3"])
     with pytest.raises(InputError, match="both be texts or both be conversations"):
         pair_logps(make_model(0), tokenizer, ["w1"], [[{"role": "assistant", "content": "w2"}]])
+
+
+def test_a_forward_pass_never_holds_more_logits_than_allowed(monkeypatch):
+    from hf_align.diagnostics import logps
+
+    monkeypatch.setattr(logps, "MAX_LOGITS", 3 * 11 * 100)
+    completions = [[1] * length for length in (10, 2, 10, 4, 10, 30, 10)]
+    prompts = [[1]] * len(completions)
+    batches = list(logps._length_sorted_batches(prompts, completions, 4, vocabulary=100))
+    assert sorted(np.concatenate(batches).tolist()) == list(range(len(completions)))
+    for rows in batches:
+        longest = max(len(completions[i]) for i in rows) + 1
+        # One row must go through however long it is.
+        assert len(rows) == 1 or len(rows) * longest * 100 <= logps.MAX_LOGITS
+    assert max(map(len, batches)) > 1

@@ -124,10 +124,10 @@ def test_a_hub_repo_is_checked_by_its_file_names(hub, client):
 @pytest.mark.parametrize(
     ("name", "revision", "words"),
     [
-        ("org/absent", None, ["org/absent is not on the Hub", "hf auth login", "pass the folder"]),
-        ("org/hidden", None, ["org/hidden is not on the Hub", "private"]),
-        ("org/gated", None, ["org/gated is gated", "accept its terms", "pass the folder"]),
-        ("org/open", "v9", ["org/open has no revision 'v9'", "--model_revision"]),
+        ("org/absent", None, ["'org/absent' does not exist", "hf auth login", "pass the folder"]),
+        ("org/hidden", None, ["'org/hidden' does not exist", "is private"]),
+        ("org/gated", None, ["'org/gated' is gated", "accept its terms", "pass the folder"]),
+        ("org/open", "v9", ["'org/open' has no revision 'v9'", "--model_revision"]),
         ("org/busy", None, ["org/busy", "answered 503", "pass the folder"]),
     ],
 )
@@ -153,5 +153,5 @@ def test_a_token_opens_private_and_gated_repos(hub, client):
 
 
 def test_a_hub_that_cannot_be_reached_names_the_model_and_the_folder_way():
-    with pytest.raises(OSError, match=r"model org/m: the Hub cannot be reached.*pass the folder"):
+    with pytest.raises(OSError, match=r"'org/m': cannot reach the Hub.*pass the folder"):
         resolve_model("org/m")

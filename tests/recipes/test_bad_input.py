@@ -340,9 +340,9 @@ def test_what_shows_only_in_loading_still_leaves_the_directory(refused, args, wo
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (("--model_name_or_path", "org/model"), ["org/model", "cannot be reached", "the folder"]),
+        (("--model_name_or_path", "org/model"), ["org/model", "cannot reach", "the folder"]),
         (("--dataset_name", "org/data"), ["org/data", "cannot reach", "folder or file"]),
-        (("--gold_reward", "org/reward"), ["org/reward", "cannot be reached"]),
+        (("--gold_reward", "org/reward"), ["org/reward", "cannot reach"]),
         (("--output_dir", "{pairs}/below"), ["pairs.jsonl/below", "cannot be written"]),
         (("--output_dir", "/proc/hf_align"), ["/proc/hf_align", "cannot be written"]),
     ],

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer
 
 from hf_align.recipes import dpo
-from hf_align.recipes._training import check_step_zero
+from hf_align.recipes._policies import check_step_zero
 
 
 @pytest.fixture(scope="module")

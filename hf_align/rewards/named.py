@@ -1,4 +1,4 @@
-"""Rewards by name: a function in a module or a file, or a sequence-classification model.
+"""Reward functions by name: one in a module or in a file, and what a reward may return.
 
 Every reward keeps TRL's signature, `(prompts, completions, **columns) -> list[float]`, and
 `checked_scores` refuses what no reward may return.
@@ -119,83 +119,3 @@ def _module_from_file(path: str):
     sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
-
-
-def classifier_reward(
-    name: str, revision: str | None, device: str, batch_size: int = 16
-) -> RewardFn:
-    """The score of a sequence-classification model with one output, as a reward function.
-
-    Args:
-        name: Folder or Hub id.
-        revision: Commit of a Hub repo.
-        device: Where it runs.
-        batch_size: Texts scored at a time, sorted by length.
-
-    Raises:
-        InputError: It is no reward model: more than one output, weights that would be random, no
-            pad token, or files that cannot be used.
-    """
-    import torch
-
-    model, tokenizer = _load_classifier(name, revision)
-    if model.config.num_labels != 1:
-        raise InputError(
-            f"gold_reward {name}: a reward model has one output, this one has "
-            f"{model.config.num_labels}"
-        )
-    if tokenizer.pad_token is None:
-        raise InputError(f"gold_reward {name}: its tokenizer has no pad token")
-    model.config.pad_token_id = tokenizer.pad_token_id
-    model.to(device).eval()
-
-    @torch.no_grad()
-    def score(prompts: list[Text], completions: list[Text], **columns: object) -> list[float]:
-        texts = [
-            _render(tokenizer, prompt, completion)
-            for prompt, completion in zip(prompts, completions, strict=True)
-        ]
-        order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
-        scores = [0.0] * len(texts)
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
-            batch = tokenizer(
-                [texts[index] for index in chosen],
-                padding=True,
-                truncation=True,
-                return_tensors="pt",
-            ).to(device)
-            for index, value in zip(chosen, model(**batch).logits[:, 0].tolist(), strict=True):
-                scores[index] = value
-        return scores
-
-    return score
-
-
-def _load_classifier(name: str, revision: str | None):
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    try:
-        model, info = AutoModelForSequenceClassification.from_pretrained(
-            name, revision=revision, use_safetensors=True, output_loading_info=True
-        )
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-    except (ValueError, KeyError, RuntimeError, ImportError) as error:
-        reason = " ".join(str(error).split())[:240]
-        raise InputError(f"gold_reward {name}: cannot be loaded ({reason})") from error
-    if info["missing_keys"]:
-        raise InputError(
-            f"gold_reward {name} is not a trained reward model: {min(info['missing_keys'])} is not "
-            "among its weights and would be random"
-        )
-    return model, tokenizer
-
-
-def _render(tokenizer, prompt: Text, completion: Text) -> str:
-    if isinstance(prompt, str) and isinstance(completion, str):
-        return prompt + completion + (tokenizer.eos_token or "")
-    if isinstance(completion, str):
-        completion = [{"role": "assistant", "content": completion}]
-    if isinstance(prompt, str):
-        prompt = [{"role": "user", "content": prompt}]
-    return tokenizer.apply_chat_template(prompt + completion, tokenize=False)

@@ -1,0 +1,71 @@
+"""The last lines a run prints: its metrics as a table, a few samples, and what to try next."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def closing_table(report: dict[str, Any]) -> str:
+    """The report's metrics as aligned text: name, value, 95 % interval, number of prompts."""
+    rows = [("metric", "value", "95 % interval", "prompts")]
+    for name, entry in report["metrics"].items():
+        interval = "" if entry["low"] is None else f"[{entry['low']:.3f}, {entry['high']:.3f}]"
+        rows.append((name, f"{entry['value']:.3f}", interval, str(entry["n"])))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    return "\n".join(
+        f"{name:<{widths[0]}}  {value:>{widths[1]}}  {interval:<{widths[2]}}  {n:>{widths[3]}}"
+        for name, value, interval, n in rows
+    )
+
+
+def closing_samples(report: dict[str, Any], count: int = 3) -> str:
+    """The first samples as text, gold in front; the report has more of them."""
+    lines = []
+    for row in report["samples"][:count]:
+        lines += ["", _shortened(row["prompt"], 96)]
+        for side in ("reference", "policy"):
+            gold = f"{row[f'{side}_gold']:>6.2f}  " if f"{side}_gold" in row else "  "
+            lines.append(f"  {side:<9} {gold}{_shortened(row[side], 80)}")
+    return "\n".join(lines)
+
+
+def _shortened(text: str, width: int) -> str:
+    """One printable line: control characters escaped, the middle of a long text left out."""
+    line = "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
+    half = (width - 3) // 2
+    return line if len(line) <= width else f"{line[:half]} … {line[-half:]}"
+
+
+def next_command(record: dict[str, Any], path: Path, report: dict[str, Any]) -> str:
+    """What to try after a run: its record, its directory and its report tell."""
+    if report["verdict"]["label"] == "OVER-OPTIMISED":
+        peak = report["peak_step"]
+        earlier = f"--max_steps {peak}, where gold peaked" if peak else "a smaller learning rate"
+        return f"the same with {earlier}, or with a larger beta"
+    config = record["config"]
+    on_testbed = config["dataset_name"] == "testbed"
+    python = _python()
+    if record["recipe"] == "sft" and config["use_peft"] and not config["merge_adapter"]:
+        return "the same with --merge_adapter, which saves one model that dpo can start from"
+    if record["recipe"] == "sft":
+        data = "" if on_testbed else " --dataset_name PAIRS"
+        return f"{python} -m hf_align.recipes.dpo --model_name_or_path {path}{data}"
+    if on_testbed:
+        # Little data, a small beta and no decay: the report then shows gold rise, peak and fall.
+        return (
+            f"{python} -m hf_align.recipes.dpo --beta 0.02 --max_train_samples 1000 "
+            "--max_steps 180 --lr_scheduler_type constant --audit_steps 10 "
+            "--output_dir outputs/dpo-too-far"
+        )
+    if config["gold_reward"] is None:
+        return "the same with --gold_reward FUNCTION_OR_MODEL, so that the report can judge"
+    return "the same with --push_to_hub --hub_model_id ORG/NAME, which is private"
+
+
+def _python() -> str:
+    """How to call the interpreter that has this library, from here."""
+    path = os.path.relpath(sys.executable)
+    return "python" if path.startswith("..") else path

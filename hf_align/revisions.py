@@ -1,0 +1,83 @@
+"""Which commit of a Hub repo a name and a branch stand for now; whatever is in the way is one line.
+
+Torch-free, and asked before anything is downloaded. The look-up is not retried by the client, so an
+unreachable Hub answers at once.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal
+
+from hf_align.types import InputError
+
+_TIMEOUT = 10
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_OPTIONS = {"dataset": "dataset_name", "model": "model_name_or_path"}
+REMEDY = "or download it and pass the folder or file instead"
+
+
+def repo_at(
+    kind: Literal["dataset", "model"], name: str, revision: str | None = None
+) -> tuple[str, list[str]]:
+    """The commit hash of a repo at a branch, tag or commit, and the names of its files.
+
+    Offline, a full commit hash stands for itself (its files may be in the cache; none are named).
+
+    Raises:
+        InputError: The id is not a valid one.
+        OSError: One line that tells an unreachable Hub, an absent or private repository, a gated
+            one and an unknown revision apart, and says how to go on with a local copy.
+    """
+    from huggingface_hub import HfApi, errors
+
+    what = f"Hub {kind} {name!r}"
+    look_up = HfApi().dataset_info if kind == "dataset" else HfApi().model_info
+    try:
+        info = look_up(name, revision=revision, timeout=_TIMEOUT)
+    except errors.HFValidationError as error:
+        raise InputError(
+            f"{_OPTIONS[kind]} {name}: neither a file or folder nor a Hub id of the form org/name"
+        ) from error
+    except errors.GatedRepoError as error:
+        raise OSError(
+            f"{what} is gated: accept its terms on its page and run `hf auth login`, {REMEDY}"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise OSError(f"{what} has no revision {revision!r}: check --{kind}_revision") from error
+    except errors.RepositoryNotFoundError as error:
+        raise OSError(
+            f"{what} does not exist, or is private and you are not signed in (`hf auth login`): "
+            f"check the id, {REMEDY}"
+        ) from error
+    except errors.OfflineModeIsEnabled as error:
+        if revision and _COMMIT.fullmatch(revision):
+            return revision, []
+        raise OSError(
+            f"{what}: HF_HUB_OFFLINE is set; unset it, give a cached commit with "
+            f"--{kind}_revision, {REMEDY}"
+        ) from error
+    except (errors.HTTPError, OSError) as error:
+        raise OSError(f"{what}: {unreachable(error)}, {REMEDY}") from error
+    return info.sha, [file.rfilename for file in info.siblings or []]
+
+
+def unreachable(error: Any) -> str:
+    """What to say of a request that the Hub refused or never got, and what to do about it."""
+    from huggingface_hub import errors
+
+    if not isinstance(error, errors.HfHubHTTPError) or error.response is None:
+        return f"cannot reach the Hub ({reason(error)}); check the network"
+    if error.response.status_code in (401, 403):
+        return f"access refused ({reason(error)}); check your token and its rights"
+    return f"{reason(error)}; try again later"
+
+
+def reason(error: Any) -> str:
+    """The first line of a client's error, without its request ids and addresses."""
+    from huggingface_hub import constants, errors
+
+    if isinstance(error, errors.HfHubHTTPError) and error.response is not None:
+        return f"{constants.ENDPOINT} answered {error.response.status_code}"
+    text = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return f"{constants.ENDPOINT}: {text[:160]}"

@@ -1,0 +1,249 @@
+"""Opens a reward model, or an ensemble of them, by folder or Hub id, and refuses what is none.
+
+An ensemble is a folder with one `save_pretrained` subfolder per member and `ensemble.json`:
+
+    {"schema": 1, "members": ["member-0", "member-1"], "combine": "mean",
+     "coefficient": 0.5, "z": 1.0, "mean": 0.0, "sd": 1.0}
+
+Torch is imported on use.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from hf_align.files import write_text
+from hf_align.rewards.ensemble import COMBINATIONS
+from hf_align.types import InputError
+
+ENSEMBLE_FILE = "ensemble.json"
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """What `ensemble.json` says: who the members are and how their scores become one.
+
+    Attributes:
+        members: Names of the members' subfolders.
+        combine: One of `COMBINATIONS`.
+        coefficient: λ of "uncertainty_weighted".
+        z: Of "lower_confidence_bound".
+        mean: Mean of the combined score on the reference completions; subtracted.
+        sd: Its standard deviation there; divides what is left.
+    """
+
+    members: tuple[str, ...]
+    combine: str = "mean"
+    coefficient: float = 0.5
+    z: float = 1.0
+    mean: float = 0.0
+    sd: float = 1.0
+
+    def __post_init__(self):
+        if not self.members:
+            raise InputError("an ensemble needs at least one member; members is empty")
+        for member in self.members:
+            if not isinstance(member, str) or Path(member).name != member or member == "..":
+                raise InputError(f"members has {member!r}; give the name of a subfolder")
+        if len(set(self.members)) != len(self.members):
+            raise InputError(f"members names one twice: {', '.join(self.members)}")
+        if self.combine not in COMBINATIONS:
+            raise InputError(
+                f"combine is {self.combine!r}; choose one of {', '.join(COMBINATIONS)}"
+            )
+        for name in ("coefficient", "z", "mean", "sd"):
+            value = getattr(self, name)
+            lowest = -math.inf if name == "mean" else 0
+            if not isinstance(value, (int, float)) or not math.isfinite(value) or value < lowest:
+                raise InputError(f"{name} is {value!r}; give a finite number, not negative")
+        if self.sd == 0:
+            raise InputError("sd is 0; an ensemble that scores everything alike is of no use")
+
+
+def write_ensemble(folder: Path, ensemble: Ensemble) -> None:
+    """Writes `ensemble.json` beside the members' subfolders, whole or not at all.
+
+    Raises:
+        InputError: A member's subfolder is missing.
+        OSError: The file cannot be written.
+    """
+    for member in ensemble.members:
+        _check_member(folder, member, f"ensemble {folder}")
+    content = {"schema": SCHEMA, **asdict(ensemble)}
+    write_text(folder / ENSEMBLE_FILE, json.dumps(content, indent=2) + "\n")
+
+
+def read_ensemble(name: str, revision: str | None, label: str) -> Ensemble | None:
+    """The `ensemble.json` of a folder or Hub repo; None where it holds a single model.
+
+    Args:
+        name: Folder or Hub id.
+        revision: Branch, tag or commit of a Hub repo.
+        label: How messages call it.
+
+    Raises:
+        InputError: The file is damaged or wrong, or a member it names is missing.
+        OSError: The Hub cannot be reached, or refuses.
+    """
+    path = _file_of(name, ENSEMBLE_FILE, revision, label)
+    if path is None:
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        schema = content.pop("schema", None)
+        members = tuple(content.pop("members", ()))
+    except (ValueError, AttributeError, TypeError) as error:
+        raise InputError(f"{label}: {ENSEMBLE_FILE} is damaged ({error})") from error
+    if schema != SCHEMA:
+        raise InputError(f"{label}: {ENSEMBLE_FILE} has schema {schema!r}, this reads {SCHEMA}")
+    unknown = sorted(content.keys() - {field.name for field in fields(Ensemble)})
+    if unknown:
+        raise InputError(f"{label}: {ENSEMBLE_FILE} has the unknown key {unknown[0]!r}")
+    try:
+        ensemble = Ensemble(members, **content)
+    except InputError as error:
+        raise InputError(f"{label}: {ENSEMBLE_FILE}: {error}") from error
+    for member in ensemble.members:
+        if Path(name).is_dir():
+            _check_member(Path(name), member, label)
+        elif _file_of(name, f"{member}/config.json", revision, label) is None:
+            raise InputError(f"{label}: member {member} is missing, which {ENSEMBLE_FILE} names")
+    return ensemble
+
+
+def load_member(
+    name: str, revision: str | None, subfolder: str, dtype: str | None, label: str
+) -> tuple[Any, Any]:
+    """A sequence-classification model with one output, and its tokenizer.
+
+    Args:
+        name: Folder or Hub id.
+        revision: Branch, tag or commit of a Hub repo.
+        subfolder: Where in it the model is; "" for the top.
+        dtype: Of the weights, for example "float32"; None keeps the saved one.
+        label: How messages call it.
+
+    Returns:
+        `(model, tokenizer)`, the model in evaluation mode with the tokenizer's pad token.
+
+    Raises:
+        InputError: It is no reward model: no head, more than one output, weights that would be
+            random, no usable pad token, or files that cannot be used.
+        OSError: The Hub cannot be reached, or refuses.
+    """
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    label = f"{label}/{subfolder}" if subfolder else label
+    where = {"revision": revision, "subfolder": subfolder}
+    with _readable(name, label):
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            name,
+            **where,
+            dtype=dtype or "auto",
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(name, **where)
+    missing = sorted(info["missing_keys"])
+    if missing:
+        causal = " (a causal language model has no such head)" if "score.weight" in missing else ""
+        raise InputError(
+            f"{label} is not a trained reward model: {missing[0]} is not among its weights and "
+            f"would be random{causal}; train one with the reward recipe, or name another"
+        )
+    mismatched = sorted(str(key[0]) for key in info["mismatched_keys"])
+    if mismatched:
+        raise InputError(
+            f"{label}: its weights do not fit its config.json: {mismatched[0]} is of another shape "
+            "and would be random"
+        )
+    check_member(model, tokenizer, label)
+    return model.eval(), tokenizer
+
+
+def check_member(model: Any, tokenizer: Any, label: str) -> None:
+    """Refuses a model that does not give one score per sequence; sets its pad token.
+
+    Raises:
+        InputError: More or fewer outputs than one, no pad token, or one without an embedding.
+    """
+    if model.config.num_labels != 1:
+        raise InputError(
+            f"{label}: a reward model has one output, this one has {model.config.num_labels}; it "
+            "is a classifier of classes"
+        )
+    if tokenizer.pad_token is None:
+        raise InputError(
+            f"{label}: its tokenizer has no pad token, so the last token of a padded sequence "
+            "cannot be found; set tokenizer.pad_token and save the tokenizer again"
+        )
+    rows = model.get_input_embeddings().num_embeddings
+    if tokenizer.pad_token_id >= rows:
+        raise InputError(
+            f"{label}: its pad token has id {tokenizer.pad_token_id}, but the model has {rows} "
+            "embeddings: the token was added to the tokenizer alone; call "
+            "model.resize_token_embeddings and train again"
+        )
+    # The head reads the last token that is not padding, and asks the configuration which that is.
+    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+
+
+def _check_member(folder: Path, member: str, label: str) -> None:
+    if not (folder / member / "config.json").is_file():
+        raise InputError(
+            f"{label}: member {member} is missing, which {ENSEMBLE_FILE} names; copy it too, or "
+            "take it off the list"
+        )
+
+
+def _file_of(name: str, file: str, revision: str | None, label: str) -> Path | None:
+    """A file of a folder or Hub repo; None where it has none."""
+    from huggingface_hub import errors, hf_hub_download
+
+    if Path(name).is_dir():
+        path = Path(name) / file
+        return path if path.is_file() else None
+    if Path(name).exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise InputError(f"{label}: no such folder, and not a Hub id of the form org/name")
+    try:
+        return Path(hf_hub_download(name, file, revision=revision))
+    except errors.EntryNotFoundError:
+        # Also where the Hub cannot be asked and nothing is cached; loading the model tells then.
+        return None
+    except errors.HFValidationError as error:
+        raise InputError(f"{label}: not a Hub id of the form org/name") from error
+    except (errors.HTTPError, OSError) as error:
+        raise OSError(f"{label}: {_first_line(error)}") from error
+
+
+@contextmanager
+def _readable(name: str, label: str) -> Iterator[None]:
+    """Turns what transformers raises on a damaged or unknown model into one line."""
+    from safetensors import SafetensorError
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    # Its own report of missing weights runs over dozens of lines, and is said in one.
+    logging.set_verbosity_error()
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, ImportError, RuntimeError, SafetensorError) as error:
+        raise InputError(f"{label}: cannot be loaded ({_first_line(error)})") from error
+    except OSError as error:
+        # Of a folder's content transformers complains with an OSError that has no errno.
+        kind = InputError if Path(name).is_dir() and error.errno is None else OSError
+        raise kind(f"{label}: cannot be loaded ({_first_line(error)})") from error
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:240] or type(error).__name__
