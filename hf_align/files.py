@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,22 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_writable(option: str, path: Path) -> None:
+    """Makes sure that `path` could be created, by a temporary file in its nearest existing folder.
+
+    Raises:
+        OSError: It could not; one line that names the option.
+    """
+    existing = path.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    try:
+        with tempfile.TemporaryFile(dir=existing if existing.is_dir() else existing / "below"):
+            pass
+    except OSError as error:
+        raise OSError(f"{option} {path} cannot be written: {error.strerror}") from error
 
 
 def write_text(path: Path, text: str) -> None:

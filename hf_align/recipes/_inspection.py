@@ -21,6 +21,7 @@ from hf_align.data.loading import choose_splits, open_source
 from hf_align.data.mixture import check_mixture, select_columns, select_split
 from hf_align.data.preparing import Tally, map_columns
 from hf_align.data.sources import RawSplit
+from hf_align.files import check_writable
 from hf_align.recipes import _inputs as inputs
 from hf_align.recipes._models import load_tokenizer_and_config
 from hf_align.recipes._parser import Choices
@@ -60,7 +61,7 @@ def check_options(choices: Choices, options: InspectArguments) -> None:
         folder = Path(options.report_dir)
         if folder.exists() and not folder.is_dir():
             raise InputError(f"report_dir {folder} is a file; name a folder")
-        _check_writable("report_dir", folder / "report.json")
+        check_writable("report_dir", folder)
     else:
         _check_output(Path(options.output), options.overwrite, choices.get("dataset_name"))
 
@@ -77,7 +78,7 @@ def _check_output(path: Path, overwrite: bool, dataset: str | None) -> None:
         if foreign or not _is_ours(path):
             why = f"it holds {foreign[0]!r}" if foreign else "no inspection wrote it"
             raise InputError(f"output {path}: --overwrite leaves this folder alone, {why}")
-    _check_writable("output", path)
+    check_writable("output", path)
 
 
 def _is_ours(folder: Path) -> bool:
@@ -86,14 +87,6 @@ def _is_ours(folder: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(report, dict) and report.get("recipe") == "inspect"
-
-
-def _check_writable(option: str, path: Path) -> None:
-    folder = path.absolute().parent
-    while not folder.exists():
-        folder = folder.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise OSError(f"{option} {path} cannot be written: no access to {folder}")
 
 
 def infer_task(args: DataArguments) -> Task:
@@ -226,7 +219,7 @@ def audit_model(choices: Choices, data: LoadedData, testbed: Testbed | None) -> 
     audit |= {"model": source, "max_positions": positions, "refusals": []}
     del source["path"]
     try:
-        check_tokenizer(tokenizer, source["name"], data.report.conversational, False)
+        check_tokenizer(tokenizer, source["name"], data.report.conversational)
     except InputError as error:
         audit["refusals"].append(str(error))
         # The same fault in the audit's words would read as a second one.

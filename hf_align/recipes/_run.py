@@ -13,7 +13,6 @@ import os
 import shlex
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from hf_align.files import write_text
+from hf_align.files import check_writable, write_text
 from hf_align.hub import Destination, model_card, push_run
 from hf_align.recipes._closing import closing_samples, closing_table, next_command
 from hf_align.recipes._parser import Choices
@@ -144,7 +143,7 @@ def check_output(choices: Choices) -> Run:
             )
         if not (path / "run.json").is_file():
             raise InputError(f"output_dir {path} holds no run (no run.json); --overwrite leaves it")
-    _check_writable(path)
+    check_writable("output_dir", path)
     return run
 
 
@@ -180,17 +179,6 @@ def _is_complete(folder: Path) -> bool:
     except (OSError, ValueError):
         return False
     return True
-
-
-def _check_writable(path: Path) -> None:
-    existing = path
-    while not existing.exists():
-        existing = existing.parent
-    try:
-        with tempfile.TemporaryFile(dir=existing):
-            pass
-    except OSError as error:
-        raise OSError(f"output_dir {path} cannot be written: {error.strerror}") from error
 
 
 def begin_run(run: Run, choices: Choices, config: dict[str, Any], lineage: dict[str, Any]) -> None:
