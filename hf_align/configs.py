@@ -122,6 +122,25 @@ class InspectArguments:
 
 
 @dataclass
+class RewardArguments:
+    """How many reward models are trained, on what, and what they are held against."""
+
+    num_members: int = _option(1, "Reward models to train; more than one make an ensemble.")
+    member_data: Literal["all", "bootstrap", "disjoint"] = _option(
+        "all", "What each member sees: every pair, a bootstrap by prompt, or a part by prompt."
+    )
+    combine: Literal["mean", "worst_case", "uncertainty_weighted", "lower_confidence_bound"] = (
+        _option("mean", "How an ensemble's scores become one.")
+    )
+    normalise: bool = _option(
+        True, "Scale scores to mean 0 and standard deviation 1 on training completions."
+    )
+    gold_reward: str | None = _option(
+        None, "What counts as the truth, as in the dpo recipe; 'testbed' for the testbed."
+    )
+
+
+@dataclass
 class RunArguments:
     """How the run directory is treated."""
 

@@ -11,6 +11,7 @@ from hf_align.statistics import (
     clustered_difference,
     clustered_mean,
     clustered_share,
+    clustered_statistics,
     normal_quantile,
     prompt_means,
     standard_error,
@@ -157,3 +158,37 @@ def test_the_interval_of_a_share_stays_within_zero_and_one():
     share = clustered_share([1.0, 1.0, 1.0, 0.0], [0, 1, 2, 3])
     assert share.value == 0.75 and 0.0 <= share.low < 0.75 < share.high <= 1.0
     assert clustered_mean([1.0, 1.0, 1.0, 0.0], [0, 1, 2, 3]).high > 1.0
+
+
+def ratio(sums):
+    return sums[:, :1] / sums[:, 1:]
+
+
+def test_a_ratio_of_sums_with_equal_weights_is_the_clustered_mean():
+    values = np.random.default_rng(3).normal(size=30)
+    mean = clustered_mean(values, np.arange(30))
+    (found,) = clustered_statistics(np.column_stack([values, np.ones(30)]), ratio)
+    # For a mean the jackknife's SE is the usual one, so the t interval is the same.
+    assert (found.value, found.low, found.high, found.n) == pytest.approx(
+        (mean.value, mean.low, mean.high, 30)
+    )
+
+
+@pytest.mark.parametrize("num_prompts", [20, 100])
+def test_statistics_of_sums_cover_the_truth(num_prompts):
+    rng = np.random.default_rng(num_prompts)
+    runs, hits = 300, 0
+    for _ in range(runs):
+        weights = rng.uniform(0.5, 1.5, num_prompts)
+        sums = np.column_stack([weights * rng.normal(2, 1, num_prompts), weights])
+        (found,) = clustered_statistics(sums, ratio, num_resamples=500)
+        hits += found.low <= 2 <= found.high
+    assert hits / runs >= 0.95 - 4 * math.sqrt(0.95 * 0.05 / runs)
+
+
+def test_one_prompt_has_no_interval_and_bad_sums_are_refused():
+    (found,) = clustered_statistics([[3.0, 2.0]], ratio)
+    assert (found.value, found.low, found.high, found.n) == (1.5, None, None, 1)
+    for sums in (np.empty((0, 2)), [[math.nan, 1.0]]):
+        with pytest.raises(ValueError, match="expected finite sums"):
+            clustered_statistics(sums, ratio)

@@ -1,4 +1,4 @@
-"""Judges a reward model's margins on labelled pairs: likelihood, calibration, accuracy by group.
+"""Judges a reward model's margins on labelled pairs: noise ceiling, likelihood, calibration.
 
 A margin is score(first) - score(second); by Bradley and Terry it claims P(first is preferred) =
 sigmoid(margin). Without `labels` the first completion is the chosen one. Within every estimate
@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from hf_align.diagnostics.accuracy import accuracy_estimate, equal_mass_bins
 from hf_align.statistics import (
     clustered_mean,
     clustered_share,
     clustered_statistics,
     prompt_means,
-    wilson_interval,
 )
 from hf_align.types import Estimate
 
@@ -108,7 +108,8 @@ def fitted_temperature(
     unit = margins / scale
 
     def pulls(b: float) -> np.ndarray:
-        return weights * (_sigmoid(b * unit) - labels) * unit
+        ahead, behind = _sigmoid(b * unit), _sigmoid(-b * unit)
+        return weights * unit * ((1 - labels) * ahead - labels * behind)
 
     low, high = (math.log(end) for end in TEMPERATURE_RANGE)
     grid = np.linspace(-high, -low, _GRID_SIZE)  # log b
@@ -156,7 +157,7 @@ def reliability(
     confidence, agreement = _folded(margins, labels)
     prompts = np.asarray(prompts)
     _prompt_weights(agreement, prompts)
-    bins = _equal_mass(confidence, num_bins)
+    bins = equal_mass_bins(confidence, num_bins)
     result = []
     for k in range(bins.max() + 1):
         inside = bins == k
@@ -165,7 +166,7 @@ def reliability(
                 low=float(confidence[inside].min()),
                 high=float(confidence[inside].max()),
                 predicted=float(prompt_means(confidence[inside], prompts[inside]).mean()),
-                observed=_share(agreement[inside], prompts[inside]),
+                observed=accuracy_estimate(agreement[inside], prompts[inside]),
                 count=int(inside.sum()),
             )
         )
@@ -186,7 +187,7 @@ def expected_calibration_error(
     """
     confidence, agreement = _folded(margins, labels)
     weights, inverse = _prompt_weights(agreement, prompts)
-    gaps = np.bincount(_equal_mass(confidence, num_bins), weights * (agreement - confidence))
+    gaps = np.bincount(equal_mass_bins(confidence, num_bins), weights * (agreement - confidence))
     return Estimate(float(np.abs(gaps).sum()), None, None, int(inverse.max()) + 1)
 
 
@@ -208,7 +209,10 @@ def debiased_calibration_error(
     lies between 0 and the binned ECE and approaches it as pairs are added: small samples hide
     small errors, they do not invent them. Subtracting the noise expected under calibration (Brocker
     2012; Kumar et al. 2019, arXiv:1909.10155, do so for the squared error; Roelofs et al. 2020,
-    arXiv:2012.08668 measure the bias) would subtract it also where the gap dwarfs the noise.
+    arXiv:2012.08668 measure the bias) would subtract it also where the gap dwarfs the noise. The
+    interval has the width of the plug-in's with its signs held fixed. For calibrated margins it
+    covered 0 in 96 % of simulations or more; a true error of 0.096 it covered in 70 %, 84 % and
+    93 % at 100, 1000 and 4000 pairs, missing it from below.
 
     Args:
         margins: (N,) as `negative_log_likelihood`.
@@ -226,111 +230,21 @@ def debiased_calibration_error(
     num_prompts = int(inverse.max()) + 1
     if num_prompts < 2:
         raise ValueError("a debiased calibration error needs at least 2 prompts, got 1")
-    bins, gaps = _equal_mass(confidence, num_bins), agreement - confidence
-    rng, signed = np.random.default_rng(seed), np.zeros_like(gaps)
+    bins, gaps = equal_mass_bins(confidence, num_bins), agreement - confidence
+
+    def signed(shown: np.ndarray, counted: np.ndarray) -> np.ndarray:
+        signs = np.sign(np.bincount(bins[shown], (weights * gaps)[shown], bins.max() + 1))
+        return signs[bins[counted]] * gaps[counted]
+
+    rng, value = np.random.default_rng(seed), 0.0
     for _ in range(num_splits):
-        in_first = (rng.permutation(num_prompts) < num_prompts // 2)[inverse]
-        for half in (in_first, ~in_first):
-            signs = np.sign(np.bincount(bins[~half], (weights * gaps)[~half], bins.max() + 1))
-            signed[half] += signs[bins[half]] * gaps[half]
-    return clustered_mean(signed / num_splits, prompts)
-
-
-@dataclass(frozen=True)
-class AccuracyGroup:
-    """Accuracy among the pairs that have something in common.
-
-    Attributes:
-        label: The group's name, or the range of its values.
-        center: Mean of its values; None for a named group.
-        accuracy: Share of its pairs ordered correctly.
-        count: Pairs.
-    """
-
-    label: str
-    center: float | None
-    accuracy: Estimate
-    count: int
-
-
-def accuracy_by_group(
-    correct: ArrayLike, groups: ArrayLike, prompts: ArrayLike
-) -> list[AccuracyGroup]:
-    """Accuracy in each group of pairs, such as the subsets named in a column.
-
-    Many small groups spread by chance: compare their intervals, not their order.
-
-    Args:
-        correct: (N,) 1 where the pair is ordered correctly, 0 where not, 0.5 for a tie.
-        groups: (N,) the group of each pair: strings or integers.
-        prompts: (N,) the prompt of each pair.
-
-    Returns:
-        One entry per distinct group, in sorted order.
-
-    Raises:
-        ValueError: If shapes differ, or `correct` is NaN or outside [0, 1].
-    """
-    correct, groups, prompts = np.asarray(correct, float), np.asarray(groups), np.asarray(prompts)
-    if not correct.shape == groups.shape == prompts.shape or correct.ndim != 1:
-        raise ValueError(
-            f"got correct {correct.shape}, groups {groups.shape} and prompts {prompts.shape}, "
-            "expected (N,)"
-        )
-    if not ((correct >= 0) & (correct <= 1)).all():
-        raise ValueError("correct has values outside [0, 1] or NaN")
-    result = []
-    for group in np.unique(groups):
-        inside = groups == group
-        accuracy = _share(correct[inside], prompts[inside])
-        result.append(AccuracyGroup(str(group), None, accuracy, int(inside.sum())))
-    return result
-
-
-def accuracy_by_value(
-    correct: ArrayLike,
-    values: ArrayLike,
-    prompts: ArrayLike,
-    *,
-    edges: ArrayLike | None = None,
-    num_bins: int = 8,
-    symmetric: bool = False,
-) -> list[AccuracyGroup]:
-    """Accuracy in ranges of a number, such as a margin or a difference of lengths.
-
-    Args:
-        correct: (N,) as `accuracy_by_group`.
-        values: (N,) the number of each pair.
-        prompts: (N,) the prompt of each pair.
-        edges: Ascending cuts between the ranges; a value on a cut belongs to the range above it.
-            None for ranges of about equal mass; equal values stay together.
-        num_bins: Ranges of equal mass; ignored with `edges`.
-        symmetric: Ranges of equal mass of |value|, num_bins / 2 on each side and 0 by itself: for
-            differences whose sign matters.
-
-    Returns:
-        One entry per range that has pairs, ascending, labelled "smallest to largest" value.
-
-    Raises:
-        ValueError: If a value is NaN or infinite, or as `accuracy_by_group`.
-    """
-    values = np.asarray(values, float)
-    if values.ndim != 1 or not np.isfinite(values).all():
-        raise ValueError("values must be (N,) without NaN or infinite ones")
-    if edges is not None:
-        bins = np.searchsorted(np.asarray(edges, float), values, side="right")
-    elif symmetric:
-        bins = np.sign(values) * (1 + _equal_mass(np.abs(values), num_bins // 2))
-    else:
-        bins = _equal_mass(values, num_bins)
-    groups = accuracy_by_group(correct, bins, prompts)
-    result = []
-    for group, k in zip(groups, np.unique(bins), strict=True):
-        inside = values[bins == k]
-        low, high = (f"{x:.3g}".replace("-", "−") for x in (inside.min(), inside.max()))
-        label = low if low == high else f"{low} to {high}"
-        result.append(AccuracyGroup(label, float(inside.mean()), group.accuracy, group.count))
-    return result
+        first = (rng.permutation(num_prompts) < num_prompts // 2)[inverse]
+        for half in (first, ~first):
+            value += float(weights[half] @ signed(~half, half)) / num_splits
+    everything = np.ones_like(bins, dtype=bool)
+    plug_in = clustered_mean(signed(everything, everything), prompts)
+    shift = value - plug_in.value
+    return Estimate(value, plug_in.low + shift, plug_in.high + shift, num_prompts)
 
 
 def _checked(margins: ArrayLike, labels: ArrayLike | None) -> tuple[np.ndarray, np.ndarray]:
@@ -359,24 +273,6 @@ def _prompt_weights(values: np.ndarray, prompts: ArrayLike) -> tuple[np.ndarray,
     return 1 / (len(counts) * counts[inverse]), inverse
 
 
-def _equal_mass(values: np.ndarray, num_bins: int) -> np.ndarray:
-    """(N,) bin of each value, 0 to at most num_bins - 1, none empty; equal values share a bin."""
-    if num_bins < 1:
-        raise ValueError(f"got num_bins {num_bins}, expected at least 1")
-    # A quantile that is a data point opens its bin: "higher" makes every cut a data point.
-    cuts = np.quantile(values, np.arange(1, num_bins) / num_bins, method="higher")
-    bins = np.searchsorted(np.unique(cuts), values, side="right")
-    return np.unique(bins, return_inverse=True)[1]
-
-
-def _share(values: np.ndarray, prompts: np.ndarray) -> Estimate:
-    """`clustered_share`; where all agree, and resampling shows no spread, Wilson over prompts."""
-    share = clustered_share(values, prompts)
-    if share.value in (0.0, 1.0):
-        return wilson_interval(round(share.value * share.n), share.n)
-    return share
-
-
 def _roots(slopes: np.ndarray, grid: np.ndarray) -> np.ndarray:
     """(R,) where each row of ascending (R, K) slopes crosses 0, or the end it does not reach."""
     above = np.clip((slopes < 0).sum(axis=1), 1, len(grid) - 1)
@@ -387,4 +283,4 @@ def _roots(slopes: np.ndarray, grid: np.ndarray) -> np.ndarray:
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
-    return 0.5 * (1 + np.tanh(x / 2))  # does not overflow
+    return np.exp(-np.logaddexp(0, -x))  # exact in both tails

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hf_align.diagnostics.calibration import AccuracyGroup, ReliabilityBin
+from hf_align.diagnostics.accuracy import AccuracyGroup, equal_mass_bins
+from hf_align.diagnostics.calibration import ReliabilityBin
 from hf_align.diagnostics.plots import (
     BLACK,
     BLUE,
@@ -29,6 +30,7 @@ from hf_align.types import Estimate
 SCATTER_LIMIT = 1500
 """More points than this are drawn as cells shaded by their number."""
 
+_TITLE = {"loc": "left", "fontsize": 12, "fontweight": "bold"}
 _CURVES = ((BLUE, "o"), (GREEN, "s"), (VERMILION, "^"), (BLACK, "D"))
 
 
@@ -76,12 +78,10 @@ def reliability_figure(
     axis.set_ylim(start - 0.03, 1.03)
     axis.set_xlabel("Predicted probability of the completion with the higher score, σ(|margin|)")
     axis.set_ylabel("Share in which it is the preferred one")
-    _title(axis, title)
+    axis.set_title(title, **_TITLE)
     heading = calibration_error and f"calibration error, debiased: {_interval(calibration_error)}"
-    legend = axis.legend(
-        loc="upper left", frameon=False, fontsize=9, title=heading, title_fontsize=9
-    )
-    legend.set_alignment("left")
+    style = {"loc": "upper left", "alignment": "left", "frameon": False, "fontsize": 9}
+    axis.legend(title=heading, title_fontsize=9, **style)
     return figure
 
 
@@ -121,9 +121,12 @@ def score_figure(
     for axis in (left, right):
         axis.set_ylim(0, axis.get_ylim()[1] * 1.15)
     share = ((np.sign(margins) + 1) / 2).mean()
-    right.text(0.02, 0.96, f"{100 * (1 - share):.0f} % wrong", transform=right.transAxes, va="top")
-    label = f"{100 * share:.0f} % right"
-    right.text(0.98, 0.96, label, transform=right.transAxes, va="top", ha="right")
+    for x, side, part, word in (
+        (0.02, "left", 1 - share, "wrong"),
+        (0.98, "right", share, "right"),
+    ):
+        text = f"{100 * part:.0f} % {word}"
+        right.text(x, 0.96, text, transform=right.transAxes, va="top", ha=side)
     return figure
 
 
@@ -132,7 +135,7 @@ class AccuracyPanel:
     """Accuracy in ranges of one quantity, beside what it is to be compared with.
 
     Attributes:
-        groups: The model's accuracy per range, from `calibration.accuracy_by_value`.
+        groups: The model's accuracy per range, from `accuracy.accuracy_by_value`.
         label: The quantity and its unit, below the axis.
         comparison: The same ranges for a ceiling or a baseline such as "always the longer".
         comparison_label: Its name.
@@ -147,7 +150,7 @@ class AccuracyPanel:
 def accuracy_figure(panels: Sequence[AccuracyPanel]):
     """Accuracy against margin, length difference or any other number, one panel for each.
 
-    Named groups (`calibration.accuracy_by_group`) are drawn as rows of intervals.
+    Named groups (`accuracy.accuracy_by_group`) are drawn as rows of intervals.
 
     Args:
         panels: One to three panels, side by side.
@@ -217,7 +220,7 @@ def length_figure(
     heading = "Score against length"
     if correlation is not None:
         heading += f": correlation within prompts {_interval(correlation)}"
-    _title(axis, heading)
+    axis.set_title(heading, **_TITLE)
     axis.legend(loc="lower right", frameon=False, fontsize=9)
     return figure
 
@@ -257,6 +260,7 @@ def learning_curve_figure(
     style_axis(axis)
     axis.set_xscale("log")
     sizes = np.unique(num_pairs)
+    axis.set_xlim(sizes[0] / 1.4, sizes[-1] * 1.4)
     shifts = np.linspace(-1, 1, len(accuracies)) if len(accuracies) > 1 else [0.0]
     curves = zip(accuracies.items(), _CURVES, shifts, strict=False)
     for (name, estimates), (color, marker), shift in curves:
@@ -279,7 +283,7 @@ def learning_curve_figure(
     axis.set_xticks([], minor=True)
     axis.set_xlabel("Training pairs")
     axis.set_ylabel("Share of held-out pairs ordered correctly")
-    _title(axis, title)
+    axis.set_title(title, **_TITLE)
     axis.legend(loc="best", frameon=False, fontsize=9)
     return figure
 
@@ -296,8 +300,7 @@ def _draw_ranges(axis, panel: AccuracyPanel) -> None:
             markersize=4,
             label=panel.comparison_label,
         )
-    centers = [group.center for group in panel.groups]
-    accuracies = [group.accuracy for group in panel.groups]
+    centers, accuracies = zip(*((g.center, g.accuracy) for g in panel.groups), strict=True)
     axis.plot(centers, [a.value for a in accuracies], color=BLUE, linewidth=1.4, zorder=2)
     _draw_estimates(axis, centers, accuracies, BLUE, "o", "reward model, 95 % interval")
     axis.set_ylim(min(axis.get_ylim()[0], 0.45), 1.03)
@@ -369,8 +372,7 @@ def _errors(values: np.ndarray, estimates: Sequence[Estimate]) -> np.ndarray:
 
 def _binned_means(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean x and y in up to 12 ranges of equal mass; equal x stay together."""
-    cuts = np.unique(np.quantile(x, np.arange(1, 12) / 12, method="higher"))
-    bins = np.unique(np.searchsorted(cuts, x, side="right"), return_inverse=True)[1]
+    bins = equal_mass_bins(x, 12)
     counts = np.bincount(bins)
     return np.bincount(bins, x) / counts, np.bincount(bins, y) / counts
 
@@ -395,7 +397,3 @@ def _interval(estimate: Estimate) -> str:
     if estimate.low is not None and estimate.high is not None:
         text += f" [{estimate.low:.2f}, {estimate.high:.2f}]"
     return text.replace("-", "−")
-
-
-def _title(axis, title: str) -> None:
-    axis.set_title(title, loc="left", fontsize=12, fontweight="bold")

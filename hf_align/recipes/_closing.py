@@ -53,6 +53,14 @@ def next_command(record: dict[str, Any], path: Path, report: dict[str, Any]) -> 
     if record["recipe"] == "sft":
         data = "" if on_testbed else " --dataset_name PAIRS"
         return f"{python} -m hf_align.recipes.dpo --model_name_or_path {path}{data}"
+    if record["recipe"] == "reward" and config["num_members"] == 1:
+        where = "" if on_testbed else " (and your own options)"
+        return (
+            f"{python} -m hf_align.recipes.reward --num_members 4 --member_data bootstrap "
+            f"--output_dir outputs/reward-ensemble{where}"
+        )
+    if record["recipe"] == "reward":
+        return f"{python} -m hf_align.recipes.dpo --gold_reward {path}, which judges by it"
     if on_testbed:
         # Little data, a small beta and no decay: the report then shows gold rise, peak and fall.
         return (

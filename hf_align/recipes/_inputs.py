@@ -144,7 +144,7 @@ def load_gold(choices: Choices) -> Callable[[str], Gold | None]:
         InputError: It names neither a function nor a model.
         OSError: The Hub cannot be reached, or refuses.
     """
-    name = choices.build(EvaluationArguments).gold_reward
+    name = choices.get("gold_reward")
     if name is None and choices.get("dataset_name") == TESTBED:
         name = TESTBED
     if name is None:

@@ -92,3 +92,38 @@ def load_weights(path: str, revision: str | None = None, dtype: Any = None, **kw
                 f"{what} ({first}, …) and would be random; it may be no causal language model"
             )
     return model
+
+
+def load_classifier(source: dict[str, Any], seed: int, dtype: Any = None, **kwargs: Any) -> Any:
+    """A sequence-classification model of one output on a language model's weights.
+
+    The head is new and random, by `seed`, unless the model has one; everything else must be there.
+
+    Raises:
+        InputError: The weights do not fit the configuration.
+        OSError: A file cannot be read or downloaded.
+    """
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    path = source["path"]
+    with _readable(path, "its weights cannot be loaded"), torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            path,
+            revision=source["revision"],
+            num_labels=1,
+            dtype=dtype,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **kwargs,
+        )
+    head = ("score.", "classifier.")
+    missing = [key for key in info["missing_keys"] if not key.startswith(head)]
+    if missing or info["mismatched_keys"]:
+        raise InputError(
+            f"model {path}: its weights do not fit its config.json: {len(missing)} are missing and "
+            f"{len(info['mismatched_keys'])} of another shape, and would be random"
+        )
+    return model

@@ -21,6 +21,11 @@ TRAINING_ARGUMENTS = ("transformers", "training_args.py", "TrainingArguments")
 BASE_CONFIG = ("trl", "trainer/base_config.py", "_BaseConfig")
 MODEL_CONFIG = ("trl", "trainer/model_config.py", "ModelConfig")
 SFT_CONFIG = (TRAINING_ARGUMENTS, BASE_CONFIG, ("trl", "trainer/sft_config.py", "SFTConfig"))
+REWARD_CONFIG = (
+    TRAINING_ARGUMENTS,
+    BASE_CONFIG,
+    ("trl", "trainer/reward_config.py", "RewardConfig"),
+)
 DPO_CONFIG = (TRAINING_ARGUMENTS, BASE_CONFIG, ("trl", "trainer/dpo_config.py", "DPOConfig"))
 
 # TRL checks these names at the first training step, after the model has loaded and the data are

@@ -79,6 +79,23 @@ def check_combinations(choices: Choices) -> None:
         _check_template_path(template)
 
 
+def check_reward(choices: Choices) -> None:
+    """Refuses what a reward model or an ensemble cannot be trained with.
+
+    Raises:
+        InputError: Names the option and what to do.
+    """
+    members = choices.get("num_members", 1)
+    if members < 1:
+        raise InputError(f"num_members must be at least 1; got {members}")
+    for name, least in (("member_data", "all"), ("combine", "mean")):
+        if members == 1 and choices.get(name, least) != least:
+            raise InputError(f"{name} {choices.get(name)} is for ensembles; add --num_members 4")
+    if members == 1 or choices.get("resume_from_checkpoint") is None:
+        return
+    raise InputError("an ensemble cannot be resumed; start again with --overwrite")
+
+
 def _check_loss(choices: Choices) -> None:
     losses = choices.get("loss_type", ["sigmoid"])
     smoothing = choices.get("label_smoothing", 0.0)

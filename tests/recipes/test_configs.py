@@ -20,7 +20,7 @@ def name_of(path):
 def trl_config(recipe):
     import trl
 
-    return {"sft": trl.SFTConfig, "dpo": trl.DPOConfig}[recipe]
+    return {"sft": trl.SFTConfig, "dpo": trl.DPOConfig, "reward": trl.RewardConfig}[recipe]
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=name_of)

@@ -100,7 +100,7 @@ def encoded():
     return count
 
 
-@pytest.mark.parametrize("gradient_checkpointing", [False])
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
 def test_each_completion_goes_through_the_model_once_per_step(
     tmp_path, encoded, gradient_checkpointing
 ):

@@ -1,0 +1,65 @@
+"""Reward models from preference pairs, audited.
+
+Trains a Bradley-Terry reward model, or an ensemble, with TRL's RewardTrainer, normalises its scores
+to mean 0 and standard deviation 1, and reports on held-out pairs: accuracy beside "always prefer
+the longer", calibration, and what the score follows besides quality. Without arguments it runs on
+the built-in testbed, where it is also held against the exact reward.
+
+    python -m hf_align.recipes.reward
+    python -m hf_align.recipes.reward --model ORG/CHAT_MODEL --dataset_name pairs.jsonl
+    python -m hf_align.recipes.reward --num_members 4 --member_data bootstrap
+"""
+
+from hf_align.configs import DataArguments, RewardArguments, RunArguments
+from hf_align.recipes import _inputs as inputs
+from hf_align.recipes._options import MODEL_CONFIG, REWARD_CONFIG
+from hf_align.recipes._parser import RecipeParser
+from hf_align.recipes._preflight import check_combinations, check_publishing, check_reward
+from hf_align.recipes._run import begin_run, check_output, is_main_process, publish, recipe
+
+OWN = (DataArguments, RewardArguments, RunArguments)
+COMMON = (
+    *("model_name_or_path", "output_dir", "learning_rate", "max_steps", "num_train_epochs"),
+    *("per_device_train_batch_size", "gradient_accumulation_steps", "max_length"),
+    *("center_rewards_coefficient", "use_peft", "seed", "resume_from_checkpoint", "push_to_hub"),
+)
+
+
+def make_parser() -> RecipeParser:
+    """The recipe's options."""
+    return RecipeParser("reward", __doc__, OWN, (*REWARD_CONFIG, MODEL_CONFIG), COMMON)
+
+
+@recipe
+def main(args: list[str] | None = None) -> None:
+    """Runs the recipe."""
+    parser = make_parser()
+    choices = inputs.fill_from_testbed(parser, parser.parse(args))
+    check_combinations(choices)
+    check_reward(choices)
+    options = choices.build(RewardArguments)
+    run = check_output(choices)
+    destination = check_publishing(choices, run.path, is_main_process())
+    gold = inputs.load_gold(choices)
+    testbed = inputs.load_testbed(choices)
+    data = inputs.load_inputs(choices, "preference", testbed)
+    source = inputs.locate_model(choices, testbed)
+
+    from trl import RewardConfig
+
+    from hf_align.recipes import _reward_report as report
+    from hf_align.recipes import _rewarding as rewarding
+    from hf_align.recipes import _training as training
+
+    setup = training.settle(choices, run, RewardConfig, data, source, full_learning_rate=1e-5)
+    truth = gold(str(setup.args.device))
+    config = training.resolved_config(choices, setup, OWN)
+    begin_run(run, choices, config, inputs.lineage(source, data, truth))
+    reward = rewarding.train_members(options, run, setup, source, data.splits)
+    if is_main_process():
+        report.reward_report(choices, run, setup, source, reward, data, truth)
+        publish(run, destination)
+
+
+if __name__ == "__main__":
+    main()
