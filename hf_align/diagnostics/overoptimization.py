@@ -195,7 +195,7 @@ def verdict(
     """
     if not consistency.consistent:
         return Verdict(INVALID, f"{INVALID}: {_inconsistency(consistency)}")
-    at_kl = f"the shipped policy at KL {curve.sqrt_kl[-1] ** 2:.2g} nats"
+    at_kl = f"the shipped policy at KL {_nats(curve.sqrt_kl[-1] ** 2)} nats"
     if curve.gold is None:
         text = f"{INCONCLUSIVE}: no held-out gold: drift only, {at_kl} from the reference."
         return Verdict(INCONCLUSIVE, text)
@@ -260,7 +260,7 @@ def _over_optimised(curve: Curve, peak: int, drop: Estimate, gain: Estimate, at_
         return f"gold never rose; {at_kl} is {compared}."
     peak_kl = curve.sqrt_kl[peak] ** 2
     return (
-        f"gold peaked at step {curve.steps[peak]:.0f} (KL {peak_kl:.2g} nats); {at_kl} is "
+        f"gold peaked at step {curve.steps[peak]:.0f} (KL {_nats(peak_kl)} nats); {at_kl} is "
         f"{_interval(drop)} below that peak and {compared}."
     )
 
@@ -277,3 +277,8 @@ def _interval(estimate: Estimate) -> str:
     if estimate.low is None or estimate.high is None:
         return f"{estimate.value:.2f}"
     return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
+
+
+def _nats(kl: float) -> str:
+    """Two digits, without an exponent."""
+    return f"{kl:.0f}" if kl >= 10 else f"{kl:.2g}"

@@ -105,10 +105,11 @@ def _check_weights(folder: Path, label: str) -> None:
 def content_hash(folder: Path) -> str:
     """SHA-256 over names and bytes of a model folder's weights, configuration and tokenizer."""
     digest = hashlib.sha256()
-    files = sorted({file for pattern in _HASHED for file in folder.glob(pattern)})
+    places = [f"{place}{pattern}" for pattern in _HASHED for place in ("", "member-*/")]
+    files = sorted({file for pattern in places for file in folder.glob(pattern)})
     own = {"run.json", "lineage.json"}
     for file in (file for file in files if file.name not in own):
-        digest.update(file.name.encode() + b"\0")
+        digest.update(file.relative_to(folder).as_posix().encode() + b"\0")
         with file.open("rb") as stream:
             while block := stream.read(1 << 20):
                 digest.update(block)

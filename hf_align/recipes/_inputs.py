@@ -156,7 +156,8 @@ def load_gold(choices: Choices) -> Callable[[str], Gold | None]:
     if function is not None:
         shown, reward = named_reward(name, function)
         return lambda device: Gold(shown, reward, reward_source(name))
-    source = resolve_model(name, option="gold_reward")
+    # A reward model may be an ensemble; what it lacks is said when it is loaded.
+    source = resolve_model(name, option="gold_reward", weights=False)
 
     def load(device: str) -> Gold:
         reward = RewardModel(

@@ -16,7 +16,6 @@ from hf_align.evaluation import always_longer_accuracy, pairwise_accuracy
 from hf_align.hub import shown_name
 from hf_align.recipes._evaluation import prompt_numbers
 from hf_align.recipes._inputs import Gold
-from hf_align.recipes._parser import Choices
 from hf_align.recipes._run import Run, finish_run, saved_model_stays
 from hf_align.recipes._training import Setup
 from hf_align.rewards import RewardModel, checked_scores
@@ -25,15 +24,18 @@ from hf_align.types import Estimate, content_of
 
 
 def reward_report(
-    choices: Choices,
     run: Run,
     setup: Setup,
     source: dict[str, Any],
     reward: RewardModel,
+    scale: float,
     data: LoadedData,
     gold: Gold | None,
 ) -> None:
-    """Scores the held-out pairs with the saved model, writes the report, and finishes the run."""
+    """Scores the held-out pairs with the saved model, writes the report, and finishes the run.
+
+    Margins are multiplied by `scale` before they are read as Bradley–Terry logits.
+    """
     rows = list(data.splits["test"])
     prompts = [row["prompt"] for row in rows]
     clusters = prompt_numbers(prompts)
@@ -43,7 +45,8 @@ def reward_report(
         side: np.array([len(content_of(text).split()) for text in texts])
         for side, texts in sides.items()
     }
-    metrics = label_metrics(scores["chosen"] - scores["rejected"], words, clusters)
+    margins = scale * (scores["chosen"] - scores["rejected"])
+    metrics = label_metrics(margins, words, clusters)
     both = np.concatenate([clusters, clusters])
     everything = np.concatenate([scores["chosen"], scores["rejected"]])
     lengths = np.concatenate([words["chosen"], words["rejected"]]).astype(float)
@@ -61,11 +64,12 @@ def reward_report(
         reference=shown_name(source),
         verdict=judged,
         metrics=metrics,
-        figures=draw(run.path / "report", scores, words, clusters, metrics, everything, lengths),
+        figures=draw(run.path / "report", scores, margins, clusters, metrics, lengths),
         warnings=run.warnings,
         evaluation={
             "pairs": len(rows),
             "members": len(reward.members),
+            "calibration": "of Bradley-Terry scores" if scale != 1 else "of the scores as they are",
             "gold": gold.name if gold else "none",
             "seed": setup.args.seed,
         },
@@ -135,14 +139,12 @@ def judge(metrics: dict[str, Estimate]) -> Verdict:
 def draw(
     folder: Path,
     scores: dict[str, np.ndarray],
-    words: dict[str, np.ndarray],
+    margins: np.ndarray,
     prompts: np.ndarray,
     metrics: dict[str, Estimate],
-    everything: np.ndarray,
     lengths: np.ndarray,
 ) -> list[str]:
     """Saves the report's figures and returns their file names."""
-    margins = scores["chosen"] - scores["rejected"]
     figures = {
         "reliability": reward_plots.reliability_figure(
             calibration.reliability(margins, prompts),
@@ -151,7 +153,7 @@ def draw(
         ),
         "scores": reward_plots.score_figure(scores["chosen"], scores["rejected"]),
         "score_against_length": reward_plots.length_figure(
-            everything,
+            np.concatenate([scores["chosen"], scores["rejected"]]),
             lengths,
             correlation=metrics["bias/length_correlation"],
             length_label="Completion length, words",

@@ -22,14 +22,16 @@ _NUM_NORMALISING = 2000
 
 def train_members(
     options: RewardArguments, run: Run, setup: Setup, source: dict[str, Any], splits: Any
-) -> RewardModel:
+) -> tuple[RewardModel, float]:
     """Trains the members one after the other and saves them in the run directory.
 
     A single model lies at the top, an ensemble in `member-0`, `member-1`, …, each from its own seed
     (of head and batches) and its own share of the data.
 
     Returns:
-        The saved reward model, loaded from disk as anyone would.
+        The saved reward model, loaded from disk as anyone would, and the factor that takes its
+        scores back to those of Bradley–Terry, which alone can be calibrated (1 for an ensemble,
+        whose members' scales differ).
     """
     folders = member_folders(run.path, options.num_members)
     for index, folder in enumerate(folders):
@@ -41,9 +43,10 @@ def train_members(
     if options.num_members > 1:
         names = tuple(folder.name for folder in folders)
         write_ensemble(run.path, Ensemble(names, options.combine))
+    scale = 1.0
     if options.normalise:
-        normalise_saved(run.path, folders, splits["train"], options)
-    return RewardModel(run.path)
+        scale = normalise_saved(run.path, folders, splits["train"], options)
+    return RewardModel(run.path), scale
 
 
 def member_folders(path: Path, num_members: int) -> list[Path]:
@@ -98,11 +101,11 @@ def train_one(run: Run, setup: Setup, source: dict[str, Any], rows: Any, held_ou
     let_go(trainer)
 
 
-def normalise_saved(path: Path, folders: list[Path], rows: Any, options: RewardArguments) -> None:
+def normalise_saved(path: Path, folders: list[Path], rows: Any, options: RewardArguments) -> float:
     """Makes the mean score of the training completions 0 and their standard deviation 1, on disk.
 
     First each member by itself, because the scale of Bradley–Terry scores is free; then, for an
-    ensemble, the combined score.
+    ensemble, the combined score. Returns the deviation that a single model's scores had.
     """
     rows = rows.select(range(min(len(rows), _NUM_NORMALISING)))
     prompts = [*rows["prompt"], *rows["prompt"]]
@@ -113,8 +116,10 @@ def normalise_saved(path: Path, folders: list[Path], rows: Any, options: RewardA
         model, _ = reward.members[0]
         normalise(model, float(scores.mean()), float(scores.std()))
         model.save_pretrained(folder)
-    if len(folders) > 1:
-        scores = RewardModel(path).score(prompts, completions)
-        names = tuple(folder.name for folder in folders)
-        own = Ensemble(names, options.combine, mean=float(scores.mean()), sd=float(scores.std()))
-        write_ensemble(path, own)
+    if len(folders) == 1:
+        return float(scores.std())
+    scores = RewardModel(path).score(prompts, completions)
+    names = tuple(folder.name for folder in folders)
+    mean, sd = float(scores.mean()), float(scores.std())
+    write_ensemble(path, Ensemble(names, options.combine, mean=mean, sd=sd))
+    return 1.0

@@ -337,7 +337,8 @@ def finish_run(run: Run, report: dict[str, Any], body: str) -> None:
     run.write_json("run.json", run.record)
     write_text(run.path / "README.md", model_card(run.record, report, body))
     print(closing_table(report))
-    print(closing_samples(report))
+    if report["samples"]:
+        print(closing_samples(report))
     print(f"\n{report['verdict']['text']}")
     for line in report["warnings"]:
         print(f"warning: {line}")

@@ -55,9 +55,9 @@ def main(args: list[str] | None = None) -> None:
     truth = gold(str(setup.args.device))
     config = training.resolved_config(choices, setup, OWN)
     begin_run(run, choices, config, inputs.lineage(source, data, truth))
-    reward = rewarding.train_members(options, run, setup, source, data.splits)
+    reward, scale = rewarding.train_members(options, run, setup, source, data.splits)
     if is_main_process():
-        report.reward_report(choices, run, setup, source, reward, data, truth)
+        report.reward_report(run, setup, source, reward, scale, data, truth)
         publish(run, destination)
 
 

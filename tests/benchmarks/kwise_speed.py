@@ -33,8 +33,8 @@ def rankings(num_prompts: int, seed: int, split: str) -> list[dict]:
     """Rankings of K distinct completions of the testbed's policy, and their gold rewards.
 
     A ranking is by gold plus Gumbel noise of scale tau, so any two of its completions are ordered
-    with probability σ(Δgold / tau), as the testbed's annotators do; then a tenth of the prompts'
-    neighbours in rank swap places.
+    with probability σ(Δgold / tau), as the testbed's annotators do; then neighbours in
+    rank swap places with probability 0.1.
     """
     from hf_align.testbed import build_testbed, gold_reward
     from hf_align.testbed.models import load_policy, sample_completions
@@ -88,7 +88,7 @@ def train(side: str, rows: list[dict], batch: int, epochs: float, rate: float, s
     """One training; returns the model, its tokenizer and the CPU seconds of `Trainer.train`."""
     import torch
     from datasets import Dataset, disable_progress_bars
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer, PrinterCallback
     from trl import RewardConfig, RewardTrainer
 
     from hf_align.testbed import build_testbed
@@ -124,6 +124,7 @@ def train(side: str, rows: list[dict], batch: int, epochs: float, rate: float, s
         trainer = kind(
             model=model, args=args, train_dataset=dataset, processing_class=tokenizer, **own
         )
+        trainer.remove_callback(PrinterCallback)
         # Not the wall clock: other work on the machine would count.
         start = time.process_time()
         trainer.train()

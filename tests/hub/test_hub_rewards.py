@@ -15,7 +15,9 @@ def download(hub, client, tmp_path, monkeypatch):
     """Serves a folder as a public repo, to clients with an empty cache."""
     from huggingface_hub import constants
 
-    # Read at call time by huggingface_hub, and by transformers through it.
+    # Made from the endpoint while huggingface_hub is imported.
+    template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
 
     def serve(folder, repo_id):

@@ -98,6 +98,18 @@ def test_an_ensemble_is_one_folder_whose_members_differ(run, pairs, how):
     assert np.corrcoef(combined, lowest)[0, 1] == pytest.approx(1.0)
 
 
+def test_an_ensemble_judges_another_run_by_name(run, tmp_path):
+    from hf_align.recipes import dpo
+
+    _, _, output = run("--num_members", 2, "--max_steps", 5)
+    judged = tmp_path / "judged"
+    quick = ["--max_steps", "2", "--num_eval_prompts", "8", "--audit_steps", "0"]
+    dpo.main(["--gold_reward", str(output), "--output_dir", str(judged), *quick])
+    assert "gold/win_rate" in metrics_of(judged)
+    lineage = json.loads((judged / "lineage.json").read_text())
+    assert len(lineage["gold_reward"]["sha256"]) == 64
+
+
 def test_a_lora_reward_model_trains_its_head_and_is_saved_merged(run, pairs):
     code, err, output = run(
         *("--use_peft", "--lora_r", 4, "--lora_target_modules", "q_proj", "v_proj"),
