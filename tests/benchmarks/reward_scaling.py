@@ -2,8 +2,8 @@
 
     python tests/benchmarks/reward_scaling.py [--sizes 250 1000 4000 16000] [--seeds 1 2 3]
 
-Each run is `python -m hf_align.recipes.reward` on SIZE of 16,384 annotated pairs; the held-out pairs
-are the testbed's own. Exits with 1 where the mean gold accuracy does not rise with the data.
+Each run is `python -m hf_align.recipes.reward` on SIZE of 16,384 annotated pairs; the held-out
+pairs are the testbed's own. Exits with 1 where the mean gold accuracy does not rise with the data.
 """
 
 import argparse
