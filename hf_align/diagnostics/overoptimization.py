@@ -156,15 +156,18 @@ def split_half_drop(
 
 
 def minimum_detectable_drop(gold: np.ndarray) -> float:
-    """2.8 x SE of the paired difference between the best earlier checkpoint and the last.
+    """2.8 x SE of the paired difference between an earlier checkpoint and the last, at its largest.
 
-    In gold units: a true drop of this size is found with 80 % power at 5 %, two-sided.
+    In gold units: a true drop of this size is found with 80 % power at 5 %, two-sided, from
+    whichever checkpoint is the peak. Neighbours share most of their samples, so a drop from the
+    last but one alone would look far easier to see.
 
     Args:
         gold: (C, G) mean gold per checkpoint and prompt.
     """
-    peak = best_earlier(gold.mean(axis=1))
-    return POWER_FACTOR * standard_error(gold[peak] - gold[-1], np.arange(gold.shape[1]))
+    prompts = np.arange(gold.shape[1])
+    earlier = gold[1:-1] if len(gold) > 2 else gold[:1]
+    return POWER_FACTOR * max(standard_error(row - gold[-1], prompts) for row in earlier)
 
 
 def verdict(
@@ -245,8 +248,8 @@ def _judged(
             f"{detectable:.2g} or more, over a quarter of the {peak_gain:.2g} gained at the peak."
         )
     return NOT_DETECTED, (
-        f"gold {moved} by {gain} to {at_kl}; a drop of {detectable:.2g} or more after the peak "
-        "would have been seen (80 % power)."
+        f"gold {moved} by {gain} to {at_kl}, on {num_prompts} prompts; a fall of {detectable:.2g} "
+        "or more from an earlier peak would have been seen (80 % power)."
     )
 
 

@@ -54,11 +54,12 @@ def overoptimization_figure(
         _mark(axis, curve, values, -1, "shipped policy", BLACK, "D")
         _mark(axis, curve, values, 0, "reference", GREY, "o")
         if peak_index is not None and values is curve.gold and 0 < peak_index < len(values) - 1:
-            _mark(axis, curve, values, peak_index, "gold peak", BLUE, "^")
+            _mark(axis, curve, values, peak_index, "gold peak (smoothed)", BLUE, "^")
         axis.legend(loc="best", frameon=False, fontsize=9)
     axes[0].set_title(title, loc="left", fontsize=12, fontweight="bold")
     axes[-1].set_xlabel("√KL(π‖π_ref), √nats, summed over the completion")
-    axes[-1].set_xlim(left=-0.02 * max(curve.sqrt_kl.max(), 0.1))
+    widest = max(curve.sqrt_kl.max(), 0.1)  # a policy that hardly moved still gets an axis
+    axes[-1].set_xlim(-0.02 * widest, 1.03 * widest)
     return figure
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hf_align.diagnostics.overoptimization import LABELS, Curve, Verdict
+from hf_align.diagnostics.overoptimization import LABELS, MIN_PROMPTS, Curve, Verdict
 from hf_align.files import write_text
 from hf_align.statistics import clustered_mean
 from hf_align.types import Estimate, InputError, Text, content_of
@@ -171,7 +171,7 @@ def build_report(
         "policy": policy,
         "reference": reference,
         "verdict": {"label": verdict.label, "text": verdict.text},
-        "metrics": {name: estimate.to_dict() for name, estimate in metrics.items()},
+        "metrics": {name: _shown(estimate).to_dict() for name, estimate in metrics.items()},
         "figures": list(figures or []),
         "samples": samples,
         "curve": None if curve is None else _curve_points(curve),
@@ -179,6 +179,12 @@ def build_report(
         "warnings": list(warnings or []),
         "evaluation": dict(evaluation or {}),
     }
+
+
+def _shown(estimate: Estimate) -> Estimate:
+    """An estimate without its interval where it rests on too few prompts to have one."""
+    few = estimate.n < MIN_PROMPTS
+    return Estimate(estimate.value, None, None, estimate.n) if few else estimate
 
 
 def report_markdown(report: dict, figures_in: str = "") -> str:
@@ -312,7 +318,9 @@ def _number(value: float) -> str:
 def _escaped(text: object) -> str:
     """Any text as inert Markdown that fits a table cell."""
     text = html.escape(str(text), quote=False)
-    text = re.sub(r"([\\`*_\[\]|~$#!])", r"\\\1", text)
+    # A byte-level model samples control characters, which would make the page a binary file.
+    shown = (c if c.isprintable() or c in "\r\n\t" else "\ufffd" for c in text)
+    text = re.sub(r"([\\`*_\[\]|~$#!])", r"\\\1", "".join(shown))
     return re.sub(r"\r\n|\r|\n", "<br>", text)
 
 

@@ -4,21 +4,38 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
+# Cross-checks and details: in the report, not on the screen.
+_DETAILS = ("kl/sequence_k1", "kl/consistency_z", "kl/per_token", "policy/", "length/ended")
+
 
 def closing_table(report: dict[str, Any]) -> str:
-    """The report's metrics as aligned text: name, value, 95 % interval, number of prompts."""
+    """The report's main metrics as text: name, value, 95 % interval, number of prompts."""
     rows = [("metric", "value", "95 % interval", "prompts")]
     for name, entry in report["metrics"].items():
-        interval = "" if entry["low"] is None else f"[{entry['low']:.3f}, {entry['high']:.3f}]"
-        rows.append((name, f"{entry['value']:.3f}", interval, str(entry["n"])))
+        if name.startswith(_DETAILS):
+            continue
+        low, high = entry["low"], entry["high"]
+        interval = "" if low is None else f"[{_three(low)}, {_three(high)}]"
+        rows.append((name, _three(entry["value"]), interval, str(entry["n"])))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     return "\n".join(
         f"{name:<{widths[0]}}  {value:>{widths[1]}}  {interval:<{widths[2]}}  {n:>{widths[3]}}"
         for name, value, interval, n in rows
     )
+
+
+def _three(value: float) -> str:
+    """Three decimals, and no minus before zeros."""
+    return f"{round(value, 3) + 0.0:.3f}"
+
+
+def wrapped(text: str) -> str:
+    """A sentence over several lines of a terminal."""
+    return textwrap.fill(text, 100, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def closing_samples(report: dict[str, Any], count: int = 3) -> str:
@@ -28,7 +45,7 @@ def closing_samples(report: dict[str, Any], count: int = 3) -> str:
         lines += ["", _shortened(row["prompt"], 96)]
         for side in ("reference", "policy"):
             gold = f"{row[f'{side}_gold']:>6.2f}  " if f"{side}_gold" in row else "  "
-            lines.append(f"  {side:<9} {gold}{_shortened(row[side], 80)}")
+            lines.append(f"  {side:<9} {gold}{_shortened(row[side], 80) or '(empty)'}")
     return "\n".join(lines)
 
 
@@ -44,7 +61,7 @@ def next_command(record: dict[str, Any], path: Path, report: dict[str, Any]) -> 
     if report["verdict"]["label"] == "OVER-OPTIMISED":
         peak = report["peak_step"]
         earlier = f"--max_steps {peak}, where gold peaked" if peak else "a smaller learning rate"
-        return f"the same with {earlier}, or with a larger beta"
+        return f"the same with {earlier}, or with a larger beta, and another --output_dir"
     config = record["config"]
     on_testbed = config["dataset_name"] == "testbed"
     python = _python()

@@ -24,6 +24,15 @@ from hf_align.types import InputError
 # TrainingArguments takes a path or a word here; on the command line the flag alone means "true".
 _BARE = ("resume_from_checkpoint",)
 
+# What these inherited options do here differs from what their classes say.
+_HELP = {
+    "push_to_hub": "Publish the finished run in one commit, private by default.",
+    "hub_model_id": "Repo to publish to, org/name; without it your own, named as the output_dir.",
+    "hub_private_repo": "Whether the published repo is private; it is unless this is false.",
+    "resume_from_checkpoint": "Go on from the newest checkpoint of output_dir, or the one named.",
+    "output_dir": "The run directory; outputs/<recipe> without it.",
+}
+
 # Another way to write a flag.
 _ALIASES = {"model_name_or_path": "--model"}
 
@@ -203,7 +212,10 @@ class RecipeParser:
         return values
 
     def _unknown(self, name: str, origin: str, shown: str) -> InputError:
-        near = difflib.get_close_matches(name, self.options, n=1)
+        aliases = [alias.lstrip("-") for alias in _ALIASES.values()]
+        near = difflib.get_close_matches(name, [*self.options, *aliases], n=1)
+        if not shown.startswith("-") and origin == "command line" and not near:
+            return InputError(f"{shown!r} follows no option; for data, --dataset_name {shown}")
         hint = f"; did you mean {near[0]!r}?" if near else "; --help_all lists every option"
         return InputError(f"unknown option {shown!r} ({origin}){hint}")
 
@@ -224,14 +236,16 @@ class RecipeParser:
 
     def _line(self, option: Option) -> list[str]:
         shown = option.choices or sorted(option.kinds - {"none"})
-        return self._describe(option.name, "|".join(shown), option.help, option.default)
+        text = _HELP.get(option.name, option.help)
+        return self._describe(option.name, "|".join(shown), text, option.default)
 
     def _describe(self, name: str, kind: str, text: str, default: str) -> list[str]:
         text = " ".join(text.replace("%%", "%").split())
         if default and default != "None":
             text += f" [{default}]"
         body = textwrap.wrap(text, 72, initial_indent=" " * 6, subsequent_indent=" " * 6)
-        return [f"  --{name} {kind}", *body]
+        alias = f", {_ALIASES[name]}" if name in _ALIASES else ""
+        return [f"  --{name}{alias} {kind}", *body]
 
 
 def find_config(config: str) -> Path:

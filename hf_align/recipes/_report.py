@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
+
+from tqdm.auto import tqdm
 
 from hf_align.data import LoadedData
 from hf_align.diagnostics.kl import check_consistency
@@ -117,6 +120,11 @@ def write_run_report(
     judged = Verdict("INCONCLUSIVE", "INCONCLUSIVE: the data have no prompts to sample from.")
     curve, figures, samples = None, [], []
     if evaluator.prompts:
+        tqdm.write(
+            f"evaluating: {evaluator.num_samples} completions of {len(evaluator.prompts)} held-out "
+            "prompts by policy and reference",
+            file=sys.stderr,
+        )
         ours = evaluator.answer(policy, evaluator.prompts, evaluator.num_samples, POLICY_STREAM)
         if reference is None:
             with policy.disable_adapter():

@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 
 from hf_align.files import check_writable, write_text
 from hf_align.hub import Destination, model_card, push_run
-from hf_align.recipes._closing import closing_samples, closing_table, next_command
+from hf_align.recipes._closing import closing_samples, closing_table, next_command, wrapped
 from hf_align.recipes._parser import Choices
 from hf_align.types import InputError
 
@@ -159,8 +159,8 @@ def _checkpoint(choices: Choices, path: Path) -> Path | None:
     complete = [folder for folder in path.glob("checkpoint-*") if _is_complete(folder)]
     if not complete:
         raise InputError(
-            f"resume_from_checkpoint: {path} has no complete checkpoint yet; start again with "
-            "--overwrite"
+            f"resume_from_checkpoint: {path} has no complete checkpoint yet; start without it"
+            + (" and with --overwrite" if path.is_dir() else "")
         )
     return max(complete, key=step_of)
 
@@ -202,7 +202,7 @@ def begin_run(run: Run, choices: Choices, config: dict[str, Any], lineage: dict[
     if not is_main_process():
         return
     if run.resume is not None:
-        _check_same_inputs(run.path, lineage)
+        _check_same_run(run.path, run.record)
     if run.resume is None and run.path.is_dir():
         for entry in run.path.iterdir():
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
@@ -211,18 +211,35 @@ def begin_run(run: Run, choices: Choices, config: dict[str, Any], lineage: dict[
     run.write_json("lineage.json", lineage)
 
 
-def _check_same_inputs(path: Path, lineage: dict[str, Any]) -> None:
-    """Refuses to go on with another model or other data than the run began with.
+# What the steps already taken depend on: a run goes on with the same, or it is another run.
+_TRAJECTORY = (
+    *("learning_rate", "lr_scheduler_type", "warmup_steps", "max_steps", "num_train_epochs"),
+    *("per_device_train_batch_size", "gradient_accumulation_steps", "seed", "data_seed", "optim"),
+    *("weight_decay", "max_grad_norm", "max_length", "beta", "loss_type", "loss_weights"),
+    *("label_smoothing", "test_split_size", "max_train_samples", "dataset_config", "invalid_rows"),
+    *("use_peft", "lora_r", "lora_alpha", "lora_target_modules", "center_rewards_coefficient"),
+)
+
+
+def _check_same_run(path: Path, record: dict[str, Any]) -> None:
+    """Refuses to go on with another model, other data or other settings than the run began with.
 
     Raises:
         InputError: Names what differs.
     """
-    file = path / "lineage.json"
+    file = path / "run.json"
     if not file.is_file():
         return
     before = json.loads(file.read_text(encoding="utf-8"))
+    for name in _TRAJECTORY:
+        was, now = before["config"].get(name), record["config"].get(name)
+        if was != now:
+            raise InputError(
+                f"resume_from_checkpoint: {name} was {was} when the run in {path} began and is now "
+                f"{now}; give the same, or another output_dir"
+            )
     for role in ("model", "reference", "data"):  # a gold reward only evaluates: it may change
-        now, was = lineage[role], before.get(role)
+        now, was = record["lineage"][role], before["lineage"].get(role)
         if json.loads(json.dumps(now)) != was:
             raise InputError(
                 f"resume_from_checkpoint: the {role} differs from the one that the run in {path} "
@@ -339,9 +356,9 @@ def finish_run(run: Run, report: dict[str, Any], body: str) -> None:
     print(closing_table(report))
     if report["samples"]:
         print(closing_samples(report))
-    print(f"\n{report['verdict']['text']}")
+    print("\n" + wrapped(report["verdict"]["text"]))
     for line in report["warnings"]:
-        print(f"warning: {line}")
+        print(wrapped(f"warning: {line}"))
     print(
         f"\nmodel, report and card: {run.path}\nnext: {next_command(run.record, run.path, report)}"
     )

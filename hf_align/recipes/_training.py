@@ -146,6 +146,9 @@ def make_evaluator(
     """
     args = choices.build(EvaluationArguments)
     longest = max_new_tokens(choices)
+    if "eval_max_new_tokens" not in choices.values and setup.max_positions:
+        # The user left it open: half of a short context is for the answer.
+        longest = min(longest, setup.max_positions // 2)
     room = (setup.max_positions or 10**9) - longest
     fitting = [[p for p in part if _num_tokens(setup.tokenizer, p) <= room] for part in prompts]
     if any(part and len(fits) < 2 for part, fits in zip(prompts, fitting, strict=True)):

@@ -1,8 +1,8 @@
 """Direct Preference Optimization (https://huggingface.co/papers/2305.18290), evaluated.
 
-Trains a policy on preference pairs with TRL's DPOTrainer, against an explicit, pinned reference,
-then samples both on held-out prompts: sequence KL, gold reward and win rate with intervals, length,
-implicit reward, and one computed verdict. Without arguments it runs on the built-in testbed.
+Trains a policy on preference pairs with TRL's DPOTrainer against an explicit, pinned reference, then
+samples both on held-out prompts: KL, gold reward, win rate, length, implicit reward, one verdict.
+Without arguments it runs on the built-in testbed.
 
     python -m hf_align.recipes.dpo
     python -m hf_align.recipes.dpo --model ORG/CHAT_MODEL --dataset_name pairs.jsonl
@@ -26,7 +26,8 @@ OWN = (DataArguments, EvaluationArguments, RunArguments)
 COMMON = (
     *("model_name_or_path", "output_dir", "learning_rate", "beta", "loss_type", "max_steps"),
     *("num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps"),
-    *("max_length", "use_peft", "load_in_4bit", "seed", "resume_from_checkpoint", "push_to_hub"),
+    *("max_length", "use_peft", "load_in_4bit", "seed", "resume_from_checkpoint"),
+    *("push_to_hub", "hub_model_id"),
 )
 
 

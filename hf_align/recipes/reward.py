@@ -21,7 +21,14 @@ OWN = (DataArguments, RewardArguments, RunArguments)
 COMMON = (
     *("model_name_or_path", "output_dir", "learning_rate", "max_steps", "num_train_epochs"),
     *("per_device_train_batch_size", "gradient_accumulation_steps", "max_length"),
-    *("center_rewards_coefficient", "use_peft", "seed", "resume_from_checkpoint", "push_to_hub"),
+    *(
+        "center_rewards_coefficient",
+        "use_peft",
+        "seed",
+        "resume_from_checkpoint",
+        "push_to_hub",
+        "hub_model_id",
+    ),
 )
 
 

@@ -30,6 +30,7 @@ COMMON = (
     *("per_device_train_batch_size", "gradient_accumulation_steps", "max_length", "packing"),
     *("use_peft", "load_in_4bit", "chat_template_path", "seed", "resume_from_checkpoint"),
     "push_to_hub",
+    "hub_model_id",
 )
 
 

@@ -33,7 +33,7 @@ def test_axes_name_quantity_and_unit_and_hold_the_means(curve):
     assert gold_axis.lines[0].get_ydata() == pytest.approx(curve.gold.mean(axis=1))
     assert proxy_axis.lines[0].get_ydata() == pytest.approx(curve.proxy.mean(axis=1))
     labels = [text.get_text() for text in gold_axis.get_legend().get_texts()]
-    assert {"shipped policy", "reference", "gold peak"} <= set(labels)
+    assert {"shipped policy", "reference", "gold peak (smoothed)"} <= set(labels)
 
 
 def test_the_shipped_policy_is_marked_where_it_is(curve):

@@ -1,13 +1,14 @@
 """What the READMEs claim, run in full: minutes long, `make test ARGS="-m slow"`."""
 
 import json
+from pathlib import Path
 
 import pytest
-from conftest import SHARED_DATA
 
 from hf_align.recipes import dpo, sft
 
 pytestmark = pytest.mark.slow
+SHARED_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 
 def metrics_of(run):
