@@ -1,8 +1,7 @@
 """Direct Preference Optimization (https://huggingface.co/papers/2305.18290), evaluated.
 
-Trains a policy on preference pairs with TRL's DPOTrainer against an explicit, pinned reference, then
-samples both on held-out prompts: KL, gold reward, win rate, length, implicit reward, one verdict.
-Without arguments it runs on the built-in testbed.
+Trains a policy on preference pairs against a pinned reference, then samples both on held-out
+prompts: KL, gold reward, win rate, length, one verdict. Without arguments: the built-in testbed.
 
     python -m hf_align.recipes.dpo
     python -m hf_align.recipes.dpo --model ORG/CHAT_MODEL --dataset_name pairs.jsonl
