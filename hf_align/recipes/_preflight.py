@@ -69,6 +69,10 @@ def check_combinations(choices: Choices) -> None:
         )
     if choices.get("truncation_mode") == "keep_end":
         raise InputError("truncation_mode keep_end is on its way out of TRL; use keep_start")
+    if choices.get("deepspeed") and importlib.util.find_spec("deepspeed") is None:
+        raise InputError(
+            f"deepspeed {choices.get('deepspeed')} needs `pip install deepspeed`; or leave it out"
+        )
     if choices.get("use_liger_kernel") and importlib.util.find_spec("liger_kernel") is None:
         raise InputError("use_liger_kernel needs `pip install liger-kernel`; or leave it out")
     if choices.recipe == "dpo":

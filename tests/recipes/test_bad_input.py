@@ -189,7 +189,7 @@ MISTAKES = [
     (("--hub_token", "hf_x"), ["hub_token", "HF_TOKEN", "hf auth login"]),
     (("--report_to", "wandbx"), ["report_to", "'wandbx'", "trackio"]),
     (("--report_to", "wandb"), ["report_to wandb", "pip install wandb"]),
-    (("--deepspeed", "zero3.json"), ["DPOConfig", "deepspeed"]),
+    (("--deepspeed", "zero3.json"), ["deepspeed zero3.json", "pip install deepspeed"]),
     # combinations
     (("--loss_type", "exo_pair"), ["exo_pair", "label_smoothing"]),
     (("--label_smoothing", "0.1"), ["label_smoothing 0.1", "--loss_type robust"]),
@@ -260,7 +260,7 @@ MISTAKES = [
     (("--gold_reward", "{reward}:dies"), ["my_rewards.py:dies", "KeyError", "line 5"]),
     (("--gold_reward", "{reward}:greedy"), ["my_rewards.py:greedy", "TypeError", "completions"]),
     # runs
-    (("--resume_from_checkpoint", "true"), ["no complete checkpoint", "--overwrite"]),
+    (("--resume_from_checkpoint", "true"), ["no complete checkpoint", "start without it"]),
     (("--resume_from_checkpoint",), ["resume_from_checkpoint", "no complete checkpoint"]),
     (("--resume_from_checkpoint", "/nowhere"), ["resume_from_checkpoint /nowhere"]),
     (("--output_dir", "{pairs}"), ["output_dir", "is a file"]),

@@ -33,6 +33,8 @@ def start(name, path, *args):
             stdout=subprocess.DEVNULL,
             stderr=stderr,
             env=os.environ,
+            # A shell's background jobs ignore SIGINT, and their children inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
 
