@@ -285,7 +285,9 @@ def test_loss_names_are_those_that_trl_implements():
     assert set(CHOICES["DPOConfig"]["loss_type"]) == compared_with(dpo_trainer, "loss_type")
     divergences = compared_with(dpo_trainer, "f_divergence_type")
     assert set(CHOICES["DPOConfig"]["f_divergence_type"]) == divergences
-    assert set(CHOICES["SFTConfig"]["loss_type"]) == compared_with(sft_trainer, "loss_type")
+    # TRL 1.14 still has chunked_nll, which 1.16 has not; what is offered works with both.
+    implemented = compared_with(sft_trainer, "loss_type") - {"chunked_nll"}
+    assert set(CHOICES["SFTConfig"]["loss_type"]) == implemented
 
 
 def test_losses_with_an_f_divergence_are_those_that_trl_lists():
