@@ -92,6 +92,11 @@ def check_reward(choices: Choices) -> None:
     members = choices.get("num_members", 1)
     if members < 1:
         raise InputError(f"num_members must be at least 1; got {members}")
+    if choices.get("load_in_4bit") or choices.get("load_in_8bit"):
+        raise InputError(
+            "a reward model is saved merged, which quantised weights cannot be; leave out "
+            "load_in_4bit and load_in_8bit"
+        )
     for name, least in (("member_data", "all"), ("combine", "mean")):
         if members == 1 and choices.get(name, least) != least:
             raise InputError(f"{name} {choices.get(name)} is for ensembles; add --num_members 4")

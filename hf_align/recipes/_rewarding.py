@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from hf_align.configs import RewardArguments
 from hf_align.recipes._models import load_classifier
 from hf_align.recipes._policies import let_go
 from hf_align.recipes._preflight import refusals
-from hf_align.recipes._run import Run, save_model
+from hf_align.recipes._run import Run, is_main_process, move_in, save_model
 from hf_align.recipes._training import Setup, run_trainer
 from hf_align.rewards import Ensemble, RewardModel, normalise, write_ensemble
 
@@ -21,17 +23,23 @@ _NUM_NORMALISING = 2000
 
 
 def train_members(
-    options: RewardArguments, run: Run, setup: Setup, source: dict[str, Any], splits: Any
-) -> tuple[RewardModel, float]:
+    options: RewardArguments,
+    run: Run,
+    setup: Setup,
+    source: dict[str, Any],
+    splits: Any,
+    begin: Callable[[], None],
+) -> tuple[RewardModel, float] | None:
     """Trains the members one after the other and saves them in the run directory.
 
     A single model lies at the top, an ensemble in `member-0`, `member-1`, …, each from its own seed
-    (of head and batches) and its own share of the data.
+    (of head and batches) and its own share of the data. `begin` starts the run directory: it is
+    called once the first trainer has been built, so that what TRL refuses leaves an old run alone.
 
     Returns:
         The saved reward model, loaded from disk as anyone would, and the factor that takes its
         scores back to those of Bradley–Terry, which alone can be calibrated (1 for an ensemble,
-        whose members' scales differ).
+        whose members' scales differ). None in all processes but the main one.
     """
     folders = member_folders(run.path, options.num_members)
     for index, folder in enumerate(folders):
@@ -39,7 +47,12 @@ def train_members(
         args = replace_args(setup.args, folder, seed)
         rows = member_rows(splits["train"], options.member_data, index, options.num_members, seed)
         member = replace(setup, args=args)
-        train_one(replace(run, path=folder), member, source, rows, splits["test"])
+        trainer = reward_trainer(replace(run, path=folder), member, source, rows, splits["test"])
+        if index == 0:
+            begin()
+        train_one(replace(run, path=folder), trainer, member)
+    if not is_main_process():
+        return None
     if options.num_members > 1:
         names = tuple(folder.name for folder in folders)
         write_ensemble(run.path, Ensemble(names, options.combine))
@@ -58,8 +71,6 @@ def member_folders(path: Path, num_members: int) -> list[Path]:
 
 def replace_args(args: Any, folder: Path, seed: int) -> Any:
     """A member's own copy of the trainer's arguments."""
-    import copy
-
     own = copy.copy(args)
     own.output_dir, own.seed = str(folder), seed
     return own
@@ -80,14 +91,14 @@ def member_rows(dataset: Any, how: str, index: int, num_members: int, seed: int)
     return dataset.select([i for i, p in enumerate(prompts) if part[p] == index])
 
 
-def train_one(run: Run, setup: Setup, source: dict[str, Any], rows: Any, held_out: Any) -> None:
-    """Trains and saves one reward model with TRL's RewardTrainer, from `source` plus a new head."""
+def reward_trainer(run: Run, setup: Setup, source: dict[str, Any], rows: Any, held_out: Any) -> Any:
+    """TRL's RewardTrainer on the weights of `source` plus a new head."""
     from trl import RewardTrainer, get_peft_config
 
     setup.model_args.lora_task_type = "SEQ_CLS"  # an adapter must train the head too
     model = load_classifier(source, setup.args.seed, setup.model_args.dtype, **setup.model_kwargs)
     with refusals(run.path):
-        trainer = RewardTrainer(
+        return RewardTrainer(
             model=model,
             args=setup.args,
             train_dataset=rows,
@@ -95,6 +106,10 @@ def train_one(run: Run, setup: Setup, source: dict[str, Any], rows: Any, held_ou
             processing_class=setup.tokenizer,
             peft_config=get_peft_config(setup.model_args),
         )
+
+
+def train_one(run: Run, trainer: Any, setup: Setup) -> None:
+    """Trains one reward model, saves it (an adapter merged), and frees its memory."""
     run.path.mkdir(parents=True, exist_ok=True)
     run_trainer(run, trainer, None, None, 0)
     save_model(run, trainer, setup.tokenizer, merge_adapter=setup.model_args.use_peft)
@@ -115,7 +130,8 @@ def normalise_saved(path: Path, folders: list[Path], rows: Any, options: RewardA
         scores = reward.score(prompts, completions)
         model, _ = reward.members[0]
         normalise(model, float(scores.mean()), float(scores.std()))
-        model.save_pretrained(folder)
+        model.save_pretrained(folder / ".saving")
+        move_in(folder / ".saving", folder)
     if len(folders) == 1:
         return float(scores.std())
     scores = RewardModel(path).score(prompts, completions)

@@ -271,11 +271,16 @@ def save_model(run: Run, trainer: Any, tokenizer: Any, merge_adapter: bool = Fal
     if not is_main_process():
         return
     _write_model(partial, lambda: tokenizer.save_pretrained(partial))
+    move_in(partial, run.path)
+
+
+def move_in(partial: Path, path: Path) -> None:
+    """Moves a model written beside into its place, without the trainer's pickle and card."""
     for file in sorted(partial.iterdir()):
         if file.name in ("training_args.bin", "README.md"):
             file.unlink()
         else:
-            os.replace(file, run.path / file.name)
+            os.replace(file, path / file.name)
     partial.rmdir()
 
 

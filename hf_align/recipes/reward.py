@@ -60,11 +60,15 @@ def main(args: list[str] | None = None) -> None:
 
     setup = training.settle(choices, run, RewardConfig, data, source, full_learning_rate=1e-5)
     truth = gold(str(setup.args.device))
+    inputs.try_gold(truth, data.splits["test"]["prompt"][:2])
     config = training.resolved_config(choices, setup, OWN)
-    begin_run(run, choices, config, inputs.lineage(source, data, truth))
-    reward, scale = rewarding.train_members(options, run, setup, source, data.splits)
-    if is_main_process():
-        report.reward_report(run, setup, source, reward, scale, data, truth)
+
+    def begin() -> None:
+        begin_run(run, choices, config, inputs.lineage(source, data, truth))
+
+    trained = rewarding.train_members(options, run, setup, source, data.splits, begin)
+    if trained is not None:
+        report.reward_report(run, setup, source, *trained, data, truth)
         publish(run, destination)
 
 

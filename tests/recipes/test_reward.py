@@ -130,11 +130,23 @@ def test_a_lora_reward_model_trains_its_head_and_is_saved_merged(run, pairs):
         (("--member_data", "thirds"), "must be one of"),
         (("--num_members", 2, "--resume_from_checkpoint"), "cannot be resumed"),
         (("--center_rewards_coefficient", "much"), "must be a number"),
+        (("--use_peft", "--load_in_4bit"), "saved merged"),
+        (("--use_peft", "--lora_target_modules", "nope"), "the trainer refuses"),
+        (("--gold_reward", "math:pow"), "pow"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_in_one_line(run, args, message):
     code, err, output = run(*args)
-    assert code == 2 and message in err and err.count("\n") == 1 and not output.exists()
+    (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert code == 2 and message in line and not output.exists()
+
+
+def test_a_refused_overwrite_leaves_the_old_run_as_it_was(run):
+    _, _, output = run("--max_steps", 2)
+    before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+    code, _, _ = run("--overwrite", "--use_peft", "--lora_target_modules", "nope")
+    assert code == 2
+    assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
 
 
 def test_members_see_disjoint_prompts_or_a_bootstrap_of_them(pairs):
