@@ -83,10 +83,13 @@ def model_card(run: dict[str, Any], report: dict[str, Any], body: str) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
     base, data = run["lineage"].get("model"), run["lineage"]["data"]
-    algorithm = run["recipe"]
+    algorithm, config = run["recipe"], run["config"]
+    is_reward = algorithm == "reward"  # saved merged, whatever it was trained with
+    is_adapter = config.get("use_peft") and not config.get("merge_adapter") and not is_reward
+    task = "text-classification" if is_reward else "text-generation"
     results = [
         EvalResult(
-            task_type="text-generation",
+            task_type=task,
             dataset_type="hf_align",
             dataset_name=", ".join(shown_name(source) for source in data),
             metric_type=name.replace("/", "_"),
@@ -96,8 +99,8 @@ def model_card(run: dict[str, Any], report: dict[str, Any], body: str) -> str:
         for name, estimate in report["metrics"].items()
     ]
     card = ModelCardData(
-        library_name="peft" if run["config"].get("use_peft") else "transformers",
-        pipeline_tag="text-generation",
+        library_name="peft" if is_adapter else "transformers",
+        pipeline_tag=task,
         base_model=base["name"] if base and base.get("revision") else None,
         datasets=[source["name"] for source in data if source.get("revision")] or None,
         tags=["hf-align", "trl", algorithm],

@@ -190,7 +190,8 @@ def publishable(folder: Path) -> dict[str, Path | bytes]:
     """
     from huggingface_hub import get_token
 
-    found = {file for pattern in PUBLISHED for file in folder.glob(pattern)}
+    places = [f"{place}{pattern}" for pattern in PUBLISHED for place in ("", "member-*/")]
+    found = {file for pattern in places for file in folder.glob(pattern)}
     found |= {file for file in (folder / "report").rglob("*") if file.is_file()}
     files: dict[str, Path | bytes] = {}
     token = get_token()

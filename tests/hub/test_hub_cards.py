@@ -65,6 +65,14 @@ def test_a_lora_run_says_peft():
     assert card_of(RUN | {"config": {"use_peft": True}}).data.library_name == "peft"
 
 
+def test_what_was_saved_merged_is_no_adapter():
+    merged = RUN | {"config": {"use_peft": True, "merge_adapter": True}}
+    assert card_of(merged).data.library_name == "transformers"
+    reward = card_of(RUN | {"recipe": "reward", "config": {"use_peft": True}})
+    assert reward.data.library_name == "transformers"
+    assert reward.data.pipeline_tag == "text-classification"
+
+
 def test_a_run_without_metrics_or_base_still_has_a_card():
     lineage = {"data": [{"name": "testbed-sft", "revision": None, "sha256": SHA}]}
     card = card_of(RUN | {"lineage": lineage}, {"metrics": {}})

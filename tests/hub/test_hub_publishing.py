@@ -93,6 +93,18 @@ def test_a_file_that_holds_the_token_stops_the_push(hub, client, run_dir):
     assert hub.repos[f"{USER}/r"].files == {}
 
 
+def test_an_ensemble_goes_up_with_its_members(run_dir):
+    (run_dir / "ensemble.json").write_text('{"members": ["member-0"]}')
+    (run_dir / "member-0" / "checkpoint-2").mkdir(parents=True)
+    for name in ("model.safetensors", "config.json", "training_args.bin"):
+        (run_dir / "member-0" / name).write_bytes(b"{}")
+    (run_dir / "member-0" / "checkpoint-2" / "model.safetensors").write_bytes(b"{}")
+    names = {
+        name for name in publishing.publishable(run_dir) if "member" in name or "ensemble" in name
+    }
+    assert names == {"ensemble.json", "member-0/model.safetensors", "member-0/config.json"}
+
+
 @pytest.mark.parametrize(("private", "revision"), [(True, None), (False, None), (True, "beta-0.1")])
 def test_privacy_and_branch_are_as_asked(hub, client, run_dir, private, revision):
     client(WRITE_TOKEN)
