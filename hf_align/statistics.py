@@ -19,6 +19,9 @@ from hf_align.types import Estimate
 MIN_BOOTSTRAP_PROMPTS = 50
 """Below this many prompts a percentile bootstrap is too narrow and Student's t is used."""
 
+MAX_RESAMPLED = 16_384
+"""More prompts than this are resampled in random groups of equal size: as good, and fast."""
+
 _RESAMPLE_CHUNK = 4_000_000  # resampled indices held in memory at a time (32 MB)
 
 
@@ -94,6 +97,9 @@ def clustered_mean(
         margin = t_quantile(0.5 + confidence / 2, num_prompts - 1)
         margin *= float(means.std(ddof=1)) / math.sqrt(num_prompts)
         return Estimate(mean, mean - margin, mean + margin, num_prompts)
+    if num_prompts > MAX_RESAMPLED:
+        options = {"confidence": confidence, "num_resamples": num_resamples, "seed": seed}
+        return clustered_means(means[:, None], **options)[0]
     resampled = _bootstrap_means(means, num_resamples, seed)
     low, high = np.quantile(resampled, [0.5 - confidence / 2, 0.5 + confidence / 2])
     return Estimate(mean, float(low), float(high), num_prompts)
@@ -187,6 +193,41 @@ def clustered_statistics(
     ]
 
 
+def clustered_means(
+    values: ArrayLike,
+    *,
+    confidence: float = 0.95,
+    num_resamples: int = 2000,
+    seed: int = 0,
+) -> list[Estimate]:
+    """Mean over prompts of every column, all resampled together: one curve, or several quantities.
+
+    As `clustered_mean` column by column, at the price of about one.
+
+    Args:
+        values: (num_prompts, K) one number per prompt and quantity.
+        confidence: Coverage of each interval by itself, not of all at once.
+        num_resamples: Bootstrap resamples of the prompts.
+        seed: Seed of the bootstrap.
+
+    Returns:
+        K estimates.
+
+    Raises:
+        ValueError: If there are no values, or one is NaN or infinite.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if values.ndim != 2 or not np.isfinite(values).all():
+        raise ValueError(f"got values {values.shape}, expected finite (num_prompts, K)")
+    return clustered_statistics(
+        np.column_stack([values, np.ones(len(values))]),
+        lambda sums: sums[:, :-1] / sums[:, -1:],
+        confidence=confidence,
+        num_resamples=num_resamples,
+        seed=seed,
+    )
+
+
 def wilson_interval(successes: int, n: int, *, confidence: float = 0.95) -> Estimate:
     """Share of successes among n independent trials, with Wilson's score interval.
 
@@ -267,11 +308,18 @@ def _bootstrap_statistics(
 ) -> np.ndarray:
     """(num_resamples, K) values of the statistic for prompts drawn with replacement."""
     rng = np.random.default_rng(seed)
+    if len(sums) > MAX_RESAMPLED:
+        # Independent prompts make independent groups, and 8,192 or more of them tell the variance
+        # to 1 %, less than 2000 resamples do.
+        size = -(-len(sums) // MAX_RESAMPLED)
+        sums = np.add.reduceat(sums[rng.permutation(len(sums))], np.arange(0, len(sums), size))
     num_prompts, flat = len(sums), sums.reshape(len(sums), -1)
     rows = max(1, _RESAMPLE_CHUNK // max(flat.shape))
     chunks = []
     for start in range(0, num_resamples, rows):
-        size = min(rows, num_resamples - start)
-        counts = rng.multinomial(num_prompts, np.full(num_prompts, 1 / num_prompts), size=size)
-        chunks.append(statistic((counts @ flat).reshape(size, *sums.shape[1:])))
+        counts = np.empty((min(rows, num_resamples - start), num_prompts))
+        for count in counts:  # a tenth of the time of rng.multinomial
+            drawn = rng.integers(num_prompts, size=num_prompts, dtype=np.int32)
+            count[:] = np.bincount(drawn, minlength=num_prompts)
+        chunks.append(statistic((counts @ flat).reshape(-1, *sums.shape[1:])))
     return np.concatenate(chunks)

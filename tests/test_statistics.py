@@ -10,6 +10,7 @@ import pytest
 from hf_align.statistics import (
     clustered_difference,
     clustered_mean,
+    clustered_means,
     clustered_share,
     clustered_statistics,
     normal_quantile,
@@ -171,6 +172,36 @@ def test_a_ratio_of_sums_with_equal_weights_is_the_clustered_mean():
     # For a mean the jackknife's SE is the usual one, so the t interval is the same.
     assert (found.value, found.low, found.high, found.n) == pytest.approx(
         (mean.value, mean.low, mean.high, 30)
+    )
+
+
+def test_several_means_are_those_of_each_column():
+    values = np.random.default_rng(4).normal([0, 5, -5], size=(300, 3))
+    for column, estimate in zip(values.T, clustered_means(values), strict=True):
+        alone = clustered_mean(column, np.arange(300))
+        found = (estimate.value, estimate.low, estimate.high, estimate.n)
+        assert found == pytest.approx((alone.value, alone.low, alone.high, 300), abs=0.01)
+    few = clustered_means(values[:30])[0]
+    assert few.low == pytest.approx(clustered_mean(values[:30, 0], np.arange(30)).low)
+    with pytest.raises(ValueError, match="expected finite"):
+        clustered_means([[1.0, math.nan]])
+
+
+def test_very_many_prompts_have_the_interval_of_the_normal():
+    values = np.random.default_rng(6).normal(size=40_001)  # the last group has one prompt
+    margin = 1.96 * values.std() / math.sqrt(values.size)
+    many = [clustered_mean(values, np.arange(values.size)), *clustered_means(values[:, None])]
+    for estimate in many:
+        assert estimate.value == pytest.approx(values.mean()) and estimate.n == 40_001
+        assert estimate.high - estimate.low == pytest.approx(2 * margin, rel=0.08)
+        assert (estimate.high + estimate.low) / 2 == pytest.approx(values.mean(), abs=margin / 5)
+
+
+def test_equal_columns_are_resampled_together():
+    values = np.random.default_rng(5).normal(size=(80, 1))
+    first, second = clustered_means(np.hstack([values, values + 1]))
+    assert second.low - first.low == pytest.approx(1) and second.high - first.high == pytest.approx(
+        1
     )
 
 
