@@ -136,6 +136,7 @@ class Audit(TrainerCallback):
         record: Callable[[dict[str, Any]], None],
     ):
         self.measure, self.every, self.record = measure, every, record
+        self.audited: int | None = None
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         if state.global_step == 0:
@@ -146,7 +147,13 @@ class Audit(TrainerCallback):
         if last or (self.every and state.global_step % self.every == 0):
             self._audit(state, model)
 
+    def on_train_end(self, args, state, control, model=None, **kwargs):
+        """A training that stops before its last step is audited where it stopped."""
+        if state.global_step != self.audited and state.global_step < state.max_steps:
+            self._audit(state, model)
+
     def _audit(self, state, model) -> None:
+        self.audited = state.global_step
         if state.is_world_process_zero:
             metrics = self.measure(model, state.global_step)
             self.record({"step": state.global_step} | metrics)

@@ -1,0 +1,112 @@
+"""What an on-policy run keeps in its checkpoints beside TRL's, and how it stops.
+
+The checkpoint's model is the policy alone. The value model lies next to it, and one small file per
+process has the rest of the state: the rollout in use, controller, moments, place in the rollout. So
+a run that was killed goes on with the same numbers.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import TrainerCallback
+from transformers.utils import logging
+
+from hf_align.trainers.rollout import Rollout
+from hf_align.trainers.value_models import is_value_parameter
+
+VALUE_FILE = "value_model.safetensors"
+
+logger = logging.get_logger(__name__)
+
+
+class CleanStop(TrainerCallback):
+    """Ends the run between two steps when the trainer has a reason to, with a checkpoint.
+
+    The trainer tests for a stop after every slice, so a stop that is set inside a step would leave
+    before the optimizer moves.
+    """
+
+    def __init__(self, trainer: Any):
+        self.trainer = trainer
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.trainer.stop_reason is not None:
+            if state.is_world_process_zero:
+                logger.warning(self.trainer.stop_reason)
+            control.should_training_stop = control.should_save = True
+
+
+class OnPolicyCheckpoints:
+    """The half of an on-policy trainer that saves and resumes."""
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """Saves the policy alone, and the value model beside it in a checkpoint."""
+        if not self._has_value_model():
+            super()._save(output_dir, state_dict)
+            return
+        every = self.model.state_dict() if state_dict is None else state_dict
+        policy = {name: value for name, value in every.items() if not is_value_parameter(name)}
+        super()._save(output_dir, policy)
+        folder = Path(output_dir if output_dir is not None else self.args.output_dir)
+        if self.args.should_save and folder.name.startswith("checkpoint-"):
+            value = {name: value for name, value in every.items() if is_value_parameter(name)}
+            value = {name: tensor.cpu().contiguous() for name, tensor in value.items()}
+            save_file(value, folder / VALUE_FILE, metadata={"format": "pt"})
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Saves this process's state before the file that makes a checkpoint complete."""
+        super()._save_rng_state(output_dir)
+        state = {
+            "step": self._step,
+            "leaving": self._leaving,
+            "stop_reason": self.stop_reason,
+            "controller": self.controller.state_dict(),
+            "moments": self.moments.state_dict(),
+            "rollout": self.rollout.state_dict() if self.rollout is not None else None,
+            "slices": self._slices,
+            "units": self._units,
+            "update_kl": self._update_kl.cpu(),
+            "num_evaluated": self._num_evaluated,
+        }
+        torch.save(state, self._state_file(output_dir))
+
+    def _state_file(self, folder: str) -> Path:
+        return Path(folder) / f"on_policy_state_{self.accelerator.process_index}.pt"
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        path = Path(resume_from_checkpoint) / VALUE_FILE
+        if self._has_value_model() and path.is_file():
+            target = self.model if model is None else model
+            found = target.load_state_dict(load_file(path), strict=False)
+            if found.unexpected_keys:
+                raise OSError(
+                    f"{path} is of another kind of value model; resume with the value_model that "
+                    "the run began with"
+                )
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Says what a checkpoint lacks, but for the value model, which has a file of its own."""
+        missing = [name for name in load_result.missing_keys if not is_value_parameter(name)]
+        super()._issue_warnings_after_load(
+            torch.nn.modules.module._IncompatibleKeys(missing, load_result.unexpected_keys)
+        )
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None or not self._state_file(checkpoint).is_file():
+            return
+        state = torch.load(self._state_file(checkpoint), weights_only=True, map_location="cpu")
+        self._step, self._leaving = state["step"], state["leaving"]
+        self.controller.load_state_dict(state["controller"])
+        self.moments.load_state_dict(state["moments"])
+        device = self.accelerator.device
+        if state["rollout"] is not None:
+            self.rollout = Rollout.from_state_dict(state["rollout"], device)
+        self._slices, self._units = state["slices"], state["units"]
+        self._update_kl = state["update_kl"].to(device)
+        self._num_evaluated = state["num_evaluated"]
