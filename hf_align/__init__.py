@@ -7,8 +7,9 @@ prompts -> sample completions -> people compare -> preference dataset -> reward 
 Every arrow is an artefact on disk or on the Hub that the next stage reads by path or id alone.
 Recipes (`python -m hf_align.recipes.dpo`) do the work; the packages are what they are made of.
 `hf_align.data` reads datasets, `hf_align.testbed` is a small world whose true reward is known,
-`hf_align.sampling` generates, `hf_align.diagnostics` and `hf_align.evaluation` measure,
-`hf_align.hub` writes cards. Importing this module imports none of them, and no torch.
+`hf_align.sampling` generates, `hf_align.trainers` has the PPO that TRL lacks, `diagnostics` and
+`evaluation` measure, `hf_align.hub` writes cards. Importing this module imports none of them, and
+no torch.
 """
 
 from importlib import import_module
@@ -18,15 +19,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hf_align.data import load_data as load_data
     from hf_align.evaluation import win_rate as win_rate
+    from hf_align.rewards import RewardModel as RewardModel
     from hf_align.sampling import sample_completions as sample_completions
     from hf_align.testbed import build_testbed as build_testbed
     from hf_align.testbed import gold_reward as gold_reward
+    from hf_align.trainers import PPOConfig as PPOConfig
+    from hf_align.trainers import PPOTrainer as PPOTrainer
     from hf_align.types import Estimate as Estimate
     from hf_align.types import InputError as InputError
 
 _HOMES = {
     "Estimate": "types",
     "InputError": "types",
+    "PPOConfig": "trainers",
+    "PPOTrainer": "trainers",
+    "RewardModel": "rewards",
     "build_testbed": "testbed",
     "gold_reward": "testbed",
     "load_data": "data",

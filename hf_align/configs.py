@@ -1,8 +1,8 @@
 """Every option of ours that a YAML file or the command line may set, grouped by what it governs.
 
 Trainer and model options are TRL's own (`DPOConfig`, `SFTConfig`, `ModelConfig`); the fields here
-never reuse one of their names, but for `InspectArguments`, which has no trainer beside it. All
-fields have a default, and none of this imports torch.
+never reuse one of their names, but for `InspectArguments` and `FilterArguments`, which have no
+trainer beside them. All fields have a default, and none of this imports torch.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class DataArguments:
         None, "Hub id, local file (.jsonl[.gz], .parquet, .csv), folder, or 'testbed'."
     )
     dataset_config: str | None = _option(
-        None, "Configuration of the dataset ('conversational' for the testbed's chat form)."
+        None, "Configuration of the dataset (of the testbed: 'conversational' or 'rankings')."
     )
     dataset_revision: str | None = _option(
         None, "Branch, tag or commit of a Hub dataset; resolved to a commit and recorded."
@@ -43,6 +43,10 @@ class DataArguments:
     chosen_column: str | None = _option(None, "Column to use as `chosen`.")
     rejected_column: str | None = _option(None, "Column to use as `rejected`.")
     messages_column: str | None = _option(None, "Column to use as `messages`.")
+    completions_column: str | None = _option(None, "Column to use as `completions`, a list.")
+    ranks_column: str | None = _option(
+        None, "Column to use as `ranks` of the completions: 1 for the best, equal for a tie."
+    )
     preference_column: str | None = _option(
         None, "Column holding the probability that the second output is preferred."
     )
@@ -60,6 +64,8 @@ class DataArguments:
             "chosen": self.chosen_column,
             "rejected": self.rejected_column,
             "messages": self.messages_column,
+            "completions": self.completions_column,
+            "ranks": self.ranks_column,
             "preference": self.preference_column,
         }
         return {ours: theirs for ours, theirs in named.items() if theirs is not None}
@@ -97,10 +103,28 @@ class EvaluationArguments:
 
 
 @dataclass
+class RewardSourceArguments:
+    """What a policy is optimised for, and on which further data."""
+
+    reward_model: list[str] | None = _option(
+        None,
+        "What scores completions: a reward model or ensemble (path or Hub id), "
+        "'package.module:function', 'file.py:function', 'bleu', or 'testbed'; several are added "
+        "up with --reward_weights.",
+    )
+    reward_columns: list[str] | None = _option(
+        None, "Columns of the data that the rewards read, such as references."
+    )
+    ptx_dataset: str | None = _option(
+        None, "Texts, answers or conversations whose likelihood --ptx_coefficient keeps up."
+    )
+
+
+@dataclass
 class InspectArguments:
     """What an inspection looks at, and where it leaves its results."""
 
-    task: Literal["preference", "sft", "prompt"] | None = _option(
+    task: Literal["preference", "sft", "prompt", "ranking"] | None = _option(
         None, "What the rows are for; without it the first of these that the columns allow."
     )
     model_name_or_path: str | None = _option(
@@ -122,12 +146,81 @@ class InspectArguments:
 
 
 @dataclass
-class RewardArguments:
-    """How many reward models are trained, on what, and what they are held against."""
+class FilterArguments:
+    """Which rows are scored, by what, and which of them stay."""
 
+    reward_model: str | None = _option(
+        None,
+        "What scores the rows: a reward model or an ensemble (folder or Hub id), "
+        "'package.module:function' or 'file.py:function' in TRL's reward signature, or 'testbed'.",
+    )
+    reward_model_revision: str | None = _option(None, "Branch, tag or commit of a Hub model.")
+    threshold: float | None = _option(None, "Keep the rows that score at least this.")
+    keep_fraction: float | None = _option(
+        None, "Keep this share of the rows, the best; rows that tie with the last of them stay too."
+    )
+    dataset_name: str | None = _option(
+        None,
+        "Hub id (streamed), local file (.jsonl[.gz], .parquet, .csv), folder, or 'testbed'.",
+    )
+    dataset_config: str | None = _option(
+        None, "Configuration of the dataset (of the testbed: 'conversational' or 'rankings')."
+    )
+    dataset_revision: str | None = _option(
+        None, "Branch, tag or commit of a Hub dataset; resolved to a commit and recorded."
+    )
+    dataset_split: str = _option("train", "Split to filter.")
+    scored_column: Literal["text", "completion", "messages"] | None = _option(
+        None,
+        "What of a row is scored: `text` as it is, `completion` (or `chosen`) after its prompt, or "
+        "the last answer of `messages`; without it what the columns allow.",
+    )
+    text_column: str | None = _option(None, "Column to use as `text`.")
+    prompt_column: str | None = _option(None, "Column to use as `prompt`.")
+    completion_column: str | None = _option(None, "Column to use as `completion`.")
+    messages_column: str | None = _option(None, "Column to use as `messages`.")
+    subset_column: str | None = _option(
+        None, "Column of categories; the report says what share of each was dropped."
+    )
+    invalid_rows: Literal["error", "drop"] = _option(
+        "error", "Stop at the first unusable row, or drop such rows and count them in the report."
+    )
+    max_rows: int | None = _option(None, "Read the first so many rows of the split.")
+    batch_size: int = _option(32, "Rows scored at a time.")
+    max_length: int | None = _option(
+        None, "Tokens that the reward model reads of a row; without it as many as it can."
+    )
+    output_dir: str = _option("outputs/filter", "Folder for the kept rows and the report.")
+    overwrite: bool = _option(False, "Replace the filtered dataset already in output_dir.")
+    keep_scores: bool = _option(False, "Add each row's score to the kept rows, as `score`.")
+    seed: int = _option(0, "Seed of the report's bootstrap intervals.")
+
+    def column_mapping(self) -> dict[str, str]:
+        """The columns that the user renamed: `{our name: their name}`."""
+        named = {
+            "text": self.text_column,
+            "prompt": self.prompt_column,
+            "completion": self.completion_column,
+            "messages": self.messages_column,
+        }
+        return {ours: theirs for ours, theirs in named.items() if theirs is not None}
+
+
+@dataclass
+class RewardArguments:
+    """How reward models are trained, how many, and what they are held against."""
+
+    loss: Literal["pairwise", "kwise", "plackett_luce"] = _option(
+        "pairwise",
+        "Pairs one by one, all pairs of a ranking at once (K-wise), or its Plackett-Luce "
+        "likelihood; the last two score each completion once.",
+    )
+    margin_column: str | None = _option(
+        None, "Column with each pair's margin, which the pairwise loss asks of the scores."
+    )
     num_members: int = _option(1, "Reward models to train; more than one make an ensemble.")
     member_data: Literal["all", "bootstrap", "disjoint"] = _option(
-        "all", "What each member sees: every pair, a bootstrap by prompt, or a part by prompt."
+        "all", "What each member sees: every row, a bootstrap by prompt, or a part by prompt."
     )
     combine: Literal["mean", "worst_case", "uncertainty_weighted", "lower_confidence_bound"] = (
         _option("mean", "How an ensemble's scores become one.")

@@ -29,8 +29,11 @@ ALLOWED = dict.fromkeys(STAGES, LEAVES) | {
     # The length bias of a dataset is reported with an interval clustered by prompt.
     "data": LEAVES | {"statistics"},
     "diagnostics": LEAVES | {"statistics"},
+    # Corpus BLEU has an interval over sentences.
+    "rewards": LEAVES | {"statistics"},
     "evaluation": {"types", "statistics"},
-    "trainers": {"types", "configs", "rewards", "diagnostics"},
+    # On-policy trainers draw their completions with the loop that everything else samples with.
+    "trainers": {"types", "configs", "rewards", "sampling", "diagnostics"},
     "ui": {"types", "data", "feedback", "diagnostics", "evaluation", "hub"},
     "recipes": STAGES | LEAVES | {"statistics", "configs", "trainers"},
 }

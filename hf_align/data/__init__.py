@@ -1,4 +1,4 @@
-"""Preference, SFT and prompt data from the Hub or local files, in TRL's columns.
+"""Preference, ranking, SFT and prompt data from the Hub or local files, in TRL's columns.
 
 `load_data` recognises the layouts of `LAYOUTS`, gives them an explicit prompt, splits by prompt and
 reports what was kept, dropped and counted. The import itself loads neither torch nor datasets.
@@ -7,6 +7,7 @@ reports what was kept, dropped and counted. The import itself loads neither torc
 from hf_align.data.audit import audit_with_tokenizer
 from hf_align.data.layouts import LAYOUTS, Task, detect_layout
 from hf_align.data.loading import LoadedData, load_data
+from hf_align.data.rankings import completions_and_ranks, ordered_pairs
 from hf_align.data.report import DataReport
 from hf_align.data.rows import NormalisedRow, normalise_row
 from hf_align.data.sources import DataSource
@@ -28,6 +29,8 @@ __all__ = [
     "NormalisedRow",
     "InvalidRow",
     "split_by_prompt",
+    "completions_and_ranks",
+    "ordered_pairs",
     # results
     "write_dataset",
     "audit_with_tokenizer",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _BATCH = 1_000
 _EXAMPLES = 3
+_RANKED = "completion "  # a ranking is rendered as "completion 1", "completion 2", …
 _FIGURES = (
     *("prompt_too_long", "truncated", "shortest_prompt", "tokens", "sequence_tokens"),
     *("unrenderable", "template_error", "unknown_tokens"),
@@ -45,7 +46,7 @@ def audit_with_tokenizer(
         `rows`;
         `prompt_too_long`: rows whose prompt alone fills `max_length` (DPO and SFT drop them);
         `truncated`: further rows with a sequence (prompt + completion) over `max_length` (DPO and
-        SFT cut them, the reward trainer drops them);
+        SFT cut them, the reward trainers drop them; of a ranking the longest completion counts);
         `unrenderable`: rows that the chat template refuses, with the first `template_error`;
         `shortest_prompt`, `tokens` (statistics per column), `sequence_tokens`, `unknown_tokens`.
         The figures are None where there is no chat template to render conversations with.
@@ -150,12 +151,16 @@ def _audit_split(
         unrenderable += refused
         template_error = template_error or error
         examples += rendered[: _EXAMPLES - len(examples)]
-        for column in rendered[0] if rendered else ():
-            texts = [row[column] for row in rendered]
-            ids = tokenizer(texts, add_special_tokens=plain, verbose=False)
-            lengths.setdefault(column, []).extend(map(len, ids["input_ids"]))
-            if tokenizer.unk_token_id is not None:
-                unknown += sum(row.count(tokenizer.unk_token_id) for row in ids["input_ids"])
+        texts = [text for row in rendered for text in row.values()]
+        if not texts:
+            continue
+        ids = tokenizer(texts, add_special_tokens=plain, verbose=False)["input_ids"]
+        if tokenizer.unk_token_id is not None:
+            unknown += sum(sequence.count(tokenizer.unk_token_id) for sequence in ids)
+        counts = iter(map(len, ids))
+        for row in rendered:
+            for column, length in _row_lengths({name: next(counts) for name in row}).items():
+                lengths.setdefault(column, []).append(length)
     figures = {
         "rows": len(split),
         **_length_figures(lengths, max_length),
@@ -164,6 +169,14 @@ def _audit_split(
         "unknown_tokens": unknown,
     }
     return figures, examples
+
+
+def _row_lengths(lengths: Mapping[str, int]) -> Mapping[str, int]:
+    """Tokens per column; of a ranking's completions the longest, which decides whether it fits."""
+    ranked = {name: length for name, length in lengths.items() if name.startswith(_RANKED)}
+    if not ranked:
+        return lengths
+    return {"prompt": lengths["prompt"], "longest completion": max(ranked.values())}
 
 
 def _length_figures(lengths: Mapping[str, list[int]], max_length: int | None) -> dict[str, Any]:
@@ -210,12 +223,13 @@ def _render_row(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> d
     if "text" in row:
         return {"text": _with_eos(row["text"], eos)}
     prompt = row["prompt"]
-    names = [name for name in ("chosen", "rejected", "completion") if name in row]
+    answers = {name: row[name] for name in ("chosen", "rejected", "completion") if name in row}
+    answers |= {f"{_RANKED}{n}": text for n, text in enumerate(row.get("completions", ()), start=1)}
     if isinstance(prompt, str):
-        return {"prompt": prompt, **{n: prompt + _with_eos(row[n], eos) for n in names}}
+        return {"prompt": prompt, **{k: prompt + _with_eos(v, eos) for k, v in answers.items()}}
     return {
         "prompt": template(prompt, tokenize=False, add_generation_prompt=True),
-        **{name: template(prompt + row[name], tokenize=False) for name in names},
+        **{name: template(prompt + turns, tokenize=False) for name, turns in answers.items()},
     }
 
 

@@ -13,7 +13,7 @@ from hf_align.data.texts import InvalidRow, require_messages
 from hf_align.data.transcripts import is_transcript
 from hf_align.types import InputError
 
-Task = Literal["sft", "preference", "prompt"]
+Task = Literal["sft", "preference", "prompt", "ranking"]
 
 LAYOUTS: dict[str, str] = {
     "explicit": "prompt, chosen, rejected as plain text",
@@ -34,7 +34,7 @@ LAYOUTS: dict[str, str] = {
 """Layout name -> what it looks like."""
 
 TASKS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(LAYOUTS, ("sft", "preference", "prompt")),
+    **dict.fromkeys(LAYOUTS, ("sft", "preference", "prompt", "ranking")),
     "messages": ("sft", "prompt"),
     "prompt_completion": ("sft", "prompt"),
     "prompt_only": ("prompt",),
@@ -63,10 +63,15 @@ COLUMNS = (
 )
 """Every column name that a layout reads: the keys that a column mapping may have."""
 
+MARGIN = "margin"
+"""How much better the chosen completion is, in units of the score. No layout reads it: it goes
+along where it is asked for (`keep_columns`), and may be mapped like those above."""
+
 NEEDED = {
     "preference": "chosen and rejected, with a prompt column or as whole conversations",
     "sft": "messages, text, or prompt and completion",
     "prompt": "a prompt or messages",
+    "ranking": "completions and ranks, or chosen and rejected, with a prompt column",
 }
 
 
@@ -84,11 +89,14 @@ def detect_layout(
         InputError: No layout fits; the message names the columns found and how to map them.
     """
     names = set(columns)
-    for layout in _candidates(names, rows):
+    found = _candidates(names, rows)
+    if task == "ranking" and "ranked" in found:
+        return "ranked"
+    for layout in found:
         if task is None or task in TASKS[layout]:
             return layout
     if (
-        task == "preference"
+        task in ("preference", "ranking")
         and {"chosen", "rejected"} <= names
         and not names & {"prompt", *INSTRUCTION_COLUMNS, "input"}
     ):
@@ -98,9 +106,10 @@ def detect_layout(
             "with --prompt_column"
         )
     need = NEEDED[task] if task else "; or ".join(NEEDED.values())
-    remedy = {"preference": "--prompt_column, --chosen_column and --rejected_column"}.get(
-        task or "preference", "--prompt_column, --completion_column or --messages_column"
-    )
+    remedy = {
+        "preference": "--prompt_column, --chosen_column and --rejected_column",
+        "ranking": "--prompt_column, --completions_column and --ranks_column",
+    }.get(task or "preference", "--prompt_column, --completion_column or --messages_column")
     raise InputError(
         f"no layout for the task {task or '(any)'!r} recognised in columns "
         f"{', '.join(sorted(names)) or '(none)'}; needed: {need}; map yours with {remedy}"

@@ -35,7 +35,11 @@ if TYPE_CHECKING:
 Rows = list[dict[str, object]]
 
 _TEST_NAMES = ("test", "validation", "eval")
-_SUFFIXES = {"sft": ("_sft",), "preference": ("_prefs",), "prompt": ("_gen", "_prefs", "_sft")}
+_SUFFIXES = {
+    "sft": ("_sft",),
+    **dict.fromkeys(("preference", "ranking"), ("_prefs",)),
+    "prompt": ("_gen", "_prefs", "_sft"),
+}
 """alignment-handbook's split names: train_sft, train_prefs, train_gen."""
 
 
@@ -118,7 +122,8 @@ def load_data(
         train_split: Source split to train on.
         test_split: Source split to test on; None takes test, validation or eval where there is one.
         columns: Layout column -> the dataset's own column, e.g. `{"prompt": "instruction"}`.
-        keep_columns: Further columns to carry along, e.g. `margin` or what a reward function reads.
+        keep_columns: Further columns to carry along: what a reward function reads, or `margin`,
+            which must be a finite number in every row.
         conversational: True wraps plain text into one-turn conversations, False unwraps them, None
             keeps what the source has.
         test_split_size: Share of prompts to hold out where there is no test split; 0 for none.

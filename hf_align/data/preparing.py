@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,10 @@ from hf_align.types import InputError
 if TYPE_CHECKING:
     import datasets
 
-OUTPUT_COLUMNS = ("prompt", "chosen", "rejected", "completion", "messages", "text", "probability")
+OUTPUT_COLUMNS = (
+    *("prompt", "chosen", "rejected", "completion", "messages", "text", "probability"),
+    *("completions", "ranks"),
+)
 _SAMPLE = 100  # rows that tell the layout
 
 _MESSAGES_SCHEMA_COLUMNS = ("prompt", "chosen", "rejected", "completion", "messages")
@@ -50,7 +54,7 @@ def map_columns(rows: list[RawRow], columns: Mapping[str, str] | None, source: s
         return rows
     available = set().union(*rows)
     for role, column in columns.items():
-        if role not in layouts.COLUMNS:
+        if role not in (*layouts.COLUMNS, layouts.MARGIN):
             known = ", ".join(layouts.COLUMNS)
             raise InputError(f"columns: cannot map {role!r}; known columns: {known}")
         if column not in available:
@@ -95,6 +99,7 @@ def normalise_split(
     for index, row in enumerate(mapped):
         try:
             result = normalise_row(row, layout, task)
+            kept = {name: _kept(row, name) for name in keep_columns}
         except InvalidRow as error:
             if invalid_rows == "error":
                 column = (columns or {}).get(error.column, error.column)
@@ -106,7 +111,6 @@ def normalise_split(
             continue
         tally.dropped.update(result.dropped)
         tally.counted.update(result.counted)
-        kept = {name: row.get(name) for name in keep_columns}
         normalised += [{**out, **kept} for out in result.rows] if kept else result.rows
     _note_use(names, keep_columns, layout, task, tally)
     return normalised
@@ -143,6 +147,25 @@ def _check_kept(keep_columns: Sequence[str], names: set[str], source: str) -> No
             )
 
 
+def _kept(row: RawRow, name: str) -> object:
+    """The value of a column that goes along; a margin as a finite number.
+
+    A NaN among the margins would turn the whole batch's loss, and with it the model, into NaN.
+    """
+    value = row.get(name)
+    if name != layouts.MARGIN:
+        return value
+    if value is None:
+        raise InvalidRow("missing", name, "no value (null)")
+    try:
+        number = float("nan") if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        number = float("nan")
+    if not math.isfinite(number):
+        raise InvalidRow("bad_margin", name, f"expected a finite number, got {value!r}")
+    return number
+
+
 def _note_use(
     names: set[str], keep_columns: Sequence[str], layout: str, task: Task, tally: Tally
 ) -> None:
@@ -151,6 +174,8 @@ def _note_use(
         tally.note(f"columns not used: {', '.join(unused)}")
     if task == "sft" and "preference" in layouts.TASKS[layout]:
         tally.note("preference data used for SFT: trained on the prompt and the chosen completion")
+    if task == "ranking" and layout != "ranked":
+        tally.note("pairs used as rankings of two completions")
 
 
 def unify(
@@ -193,6 +218,8 @@ def unify(
                 if column in row:
                     wrap = as_prompt if column == "prompt" else as_completion
                     row[column] = wrap(row[column])  # type: ignore[arg-type]
+            if "completions" in row:
+                row["completions"] = [as_completion(text) for text in row["completions"]]  # type: ignore
             tally.counted["wrapped_rows"] += 1
     return True
 
@@ -216,16 +243,20 @@ def _answer_form(rows: list[dict[str, object]], tally: Tally) -> None:
 
 def _unwrap(row: dict[str, object]) -> None:
     for column in _MESSAGES_SCHEMA_COLUMNS:
-        turns = row.get(column)
-        if turns is None:
-            continue
-        role = "user" if column == "prompt" else "assistant"
-        if column == "messages" or len(turns) != 1 or turns[0]["role"] != role:  # type: ignore
-            raise InputError(
-                f"conversational False: a {column} of several turns or with a system message "
-                "cannot become plain text"
-            )
-        row[column] = turns[0]["content"]  # type: ignore[index]
+        if row.get(column) is not None:
+            row[column] = _content(row[column], column)
+    if "completions" in row:
+        row["completions"] = [_content(turns, "completion") for turns in row["completions"]]  # type: ignore
+
+
+def _content(turns: object, column: str) -> str:
+    role = "user" if column == "prompt" else "assistant"
+    if column == "messages" or len(turns) != 1 or turns[0]["role"] != role:  # type: ignore
+        raise InputError(
+            f"conversational False: a {column} of several turns or with a system message "
+            "cannot become plain text"
+        )
+    return turns[0]["content"]  # type: ignore[index]
 
 
 def build_dataset(
@@ -240,9 +271,9 @@ def build_dataset(
     import pyarrow as pa
 
     message = pa.struct([("role", pa.string()), ("content", pa.string())])
-    types = {"probability": pa.float64(), "text": pa.string()}
-    for column in _MESSAGES_SCHEMA_COLUMNS:
-        types[column] = pa.list_(message) if conversational else pa.string()
+    text = pa.list_(message) if conversational else pa.string()
+    types = {"probability": pa.float64(), "text": pa.string(), "ranks": pa.list_(pa.int64())}
+    types |= dict.fromkeys(_MESSAGES_SCHEMA_COLUMNS, text) | {"completions": pa.list_(text)}
     arrays = []
     for column in columns:
         values = [row.get(column) for row in rows]

@@ -11,12 +11,13 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
+from hf_align.data.rankings import completions_and_ranks, ordered_pairs
 from hf_align.data.sources import DataSource
 from hf_align.data.splits import row_key
 from hf_align.statistics import clustered_share, wilson_interval
 from hf_align.types import content_of
 
-TEXT_COLUMNS = ("prompt", "chosen", "rejected", "completion", "messages", "text")
+TEXT_COLUMNS = ("prompt", "chosen", "rejected", "completion", "completions", "messages", "text")
 
 REASONS = {
     "missing": "no value",
@@ -27,6 +28,7 @@ REASONS = {
     "not_transcript": "not a transcript that ends with the assistant",
     "bad_preference": "preference out of range",
     "bad_ranks": "ranks do not fit the completions",
+    "bad_margin": "margin is not a finite number",
     "not_list": "not a list",
     "identical_pair": "chosen and rejected are identical",
     "diverging_prompt": "chosen and rejected reply to different conversations",
@@ -38,7 +40,7 @@ REASONS = {
     "duplicates": "rows that repeat an earlier row exactly (kept)",
     "contradictions": "pairs present in both orders (kept)",
     "prompt_overlap": "test prompts that are also in train",
-    "tied_rank_pairs": "tied pairs within rankings (not formed)",
+    "tied_rank_pairs": "tied pairs within rankings (left out)",
     "wrapped_rows": "plain rows wrapped into one-turn conversations",
     "unwrapped_rows": "one-turn conversations turned into plain text",
     "merged_turns": "rows where neighbouring turns of one speaker were joined",
@@ -55,7 +57,7 @@ class DataReport:
 
     Attributes:
         sources: What was read.
-        task: `sft`, `preference` or `prompt`.
+        task: `sft`, `preference`, `ranking` or `prompt`.
         layout: The layout recognised (`a + b` where parts differ).
         conversational: Whether the texts are messages.
         rows_read: Source rows per split.
@@ -148,7 +150,10 @@ def length_stats(rows: Sequence[Mapping]) -> dict[str, dict[str, dict[str, float
     for column in TEXT_COLUMNS:
         if column not in rows[0]:
             continue
-        texts = [content_of(row[column]) for row in rows]
+        values = [row[column] for row in rows]
+        if column == "completions":
+            values = [text for completions in values for text in completions]
+        texts = [content_of(value) for value in values]
         stats[column] = {
             "characters": _summary([len(text) for text in texts]),
             "words": _summary([len(text.split()) for text in texts]),
@@ -169,15 +174,23 @@ def _summary(lengths: list[int]) -> dict[str, float]:
 def length_bias(rows: Sequence[Mapping]) -> dict[str, object] | None:
     """How often the chosen completion is the longer one, in characters; None without pairs.
 
+    A ranking counts each of its strictly ordered pairs.
+
     `longer_chosen` is that share among pairs of unequal length, averaged over prompts, with its
     95 % interval (`n` prompts, `pairs` pairs; None where all lengths are equal): Wilson's where
     each prompt has one pair, otherwise clustered by prompt. `ties` counts the pairs of equal
     length, which are left out; `mean_difference` is chosen minus rejected over all pairs. A share
     of 0.5 means that length says nothing.
     """
-    pairs = [
-        (content_of(row["chosen"]), content_of(row["rejected"])) for row in rows if "chosen" in row
-    ]
+    pairs, prompts = [], []
+    for row in rows:
+        if "chosen" not in row and "ranks" not in row:
+            continue
+        texts, ranks = completions_and_ranks(row)
+        words = [content_of(text) for text in texts]
+        ordered = [(words[i], words[j]) for i, j in ordered_pairs(ranks)]
+        pairs += ordered
+        prompts += [row_key({"t": row["prompt"]}).hex()] * len(ordered)
     if not pairs:
         return None
     characters = np.array([len(chosen) - len(rejected) for chosen, rejected in pairs])
@@ -185,7 +198,7 @@ def length_bias(rows: Sequence[Mapping]) -> dict[str, object] | None:
     unequal = characters != 0
     share = None
     if unequal.any():
-        share = _share_by_prompt(rows, characters)
+        share = _share_by_prompt(np.array(prompts), characters)
     return {
         "longer_chosen": share,
         "ties": int((~unequal).sum()),
@@ -193,10 +206,10 @@ def length_bias(rows: Sequence[Mapping]) -> dict[str, object] | None:
     }
 
 
-def _share_by_prompt(rows: Sequence[Mapping], characters: np.ndarray) -> dict[str, object]:
+def _share_by_prompt(prompts: np.ndarray, characters: np.ndarray) -> dict[str, object]:
     unequal = np.flatnonzero(characters)
     longer = (characters[unequal] > 0).astype(float)
-    prompts = np.array([row_key({"t": rows[i]["prompt"]}).hex() for i in unequal])
+    prompts = prompts[unequal]
     if len(np.unique(prompts)) == len(unequal):
         share = wilson_interval(int(longer.sum()), len(unequal))
     else:

@@ -6,13 +6,12 @@ prompt, identical answers) come back as counted drops; faulty rows raise `Invali
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from itertools import combinations
+from dataclasses import dataclass, field, replace
 
 from hf_align.data import layouts
 from hf_align.data.layouts import Task
+from hf_align.data.rankings import ordered_pairs, require_ranking
 from hf_align.data.texts import (
     InvalidRow,
     as_completion,
@@ -50,7 +49,8 @@ def normalise_row(row: Row, layout: str, task: Task) -> NormalisedRow:
     """The row in TRL's columns for the task.
 
     Preference rows have an explicit prompt: `prompt`, `chosen`, `rejected` (and `probability` for
-    valued pairs). SFT rows have `messages`, `text`, or `prompt` and `completion` (preference data:
+    valued pairs). Ranking rows have `prompt`, `completions` and `ranks`; a pair ranks two
+    completions. SFT rows have `messages`, `text`, or `prompt` and `completion` (preference data:
     the chosen one). Prompt rows have `prompt`.
 
     Args:
@@ -61,6 +61,9 @@ def normalise_row(row: Row, layout: str, task: Task) -> NormalisedRow:
     Raises:
         InvalidRow: The row is faulty; it names the column.
     """
+    if task == "ranking" and layout != "ranked":
+        result = normalise_row(row, layout, "preference")
+        return replace(result, rows=[_as_ranking(pair) for pair in result.rows])
     result = _NORMALISERS[layout](row, task, layout)
     if task != "preference":
         return result
@@ -243,41 +246,33 @@ def _probability_of_first(value: object, column: str) -> float | None:
 
 
 def _ranked(row: Row, task: Task, layout: str) -> NormalisedRow:
-    """K-wise rankings: every strictly ordered pair, or the best completion."""
+    """K-wise rankings: as they are, every strictly ordered pair, or the best completion."""
     prompt = _prompt(row)
     if task == "prompt":
         return NormalisedRow([{"prompt": prompt}])
-    given = _list_of(row.get("completions"), "completions")
-    completions = [require_completion(text, "completions") for text in given]
-    ranks = _list_of(row.get("ranks"), "ranks")
-    if len(ranks) != len(completions) or len(ranks) < 2:
-        detail = f"{len(ranks)} ranks for {len(completions)} completions, expected two or more each"
-        raise InvalidRow("bad_ranks", "ranks", detail)
-    if not all(isinstance(rank, int) and not isinstance(rank, bool) for rank in ranks):
-        raise InvalidRow("bad_ranks", "ranks", f"expected whole numbers, got {ranks!r}")
+    completions, ranks = require_ranking(row)
     if task == "sft":
         best = completions[ranks.index(min(ranks))]
         return NormalisedRow([_joined(prompt, completion=best)])
-    pairs = list(combinations(zip(ranks, completions, strict=True), 2))
-    strict = [sorted(pair, key=lambda item: item[0]) for pair in pairs if pair[0][0] != pair[1][0]]
-    rows = [_joined(prompt, chosen=best[1], rejected=worst[1]) for best, worst in strict]
-    tied = len(pairs) - len(strict)
-    if not rows:
+    pairs = ordered_pairs(ranks)
+    if not pairs:
         return NormalisedRow([], dropped={"tie": 1})
-    return NormalisedRow(rows, counted={"tied_rank_pairs": tied} if tied else {})
+    tied = len(ranks) * (len(ranks) - 1) // 2 - len(pairs)
+    counted = {"tied_rank_pairs": tied} if tied else {}
+    if task == "preference":
+        rows = [_joined(prompt, chosen=completions[i], rejected=completions[j]) for i, j in pairs]
+        return NormalisedRow(rows, counted=counted)
+    if all(completions[i] == completions[j] for i, j in pairs):
+        return NormalisedRow([], dropped={"identical_pair": 1})
+    if any(isinstance(text, list) for text in (prompt, *completions)):
+        prompt, completions = as_prompt(prompt), [as_completion(text) for text in completions]
+    ranking = {"prompt": prompt, "completions": completions, "ranks": ranks}
+    return NormalisedRow([ranking], counted=counted)
 
 
-def _list_of(value: object, column: str) -> list:
-    if is_missing(value):
-        raise InvalidRow("missing", column, "no value (null)")
-    if isinstance(value, str):  # a CSV cell
-        try:
-            value = json.loads(value)
-        except json.JSONDecodeError as error:
-            raise InvalidRow("not_list", column, f"expected a JSON list, got {value!r}") from error
-    if not isinstance(value, list):
-        raise InvalidRow("not_list", column, f"expected a list, got {type(value).__name__}")
-    return value
+def _as_ranking(pair: Row) -> dict[str, object]:
+    completions = [pair["chosen"], pair["rejected"]]
+    return {"prompt": pair["prompt"], "completions": completions, "ranks": [1, 2]}
 
 
 def _messages(row: Row, task: Task, layout: str) -> NormalisedRow:

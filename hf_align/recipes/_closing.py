@@ -72,8 +72,9 @@ def next_command(record: dict[str, Any], path: Path, report: dict[str, Any]) -> 
         return f"{python} -m hf_align.recipes.dpo --model_name_or_path {path}{data}"
     if record["recipe"] == "reward" and config["num_members"] == 1:
         where = "" if on_testbed else " (and your own options)"
+        loss = "" if config["loss"] == "pairwise" else f" --loss {config['loss']}"
         return (
-            f"{python} -m hf_align.recipes.reward --num_members 4 --member_data bootstrap "
+            f"{python} -m hf_align.recipes.reward{loss} --num_members 4 --member_data bootstrap "
             f"--output_dir outputs/reward-ensemble{where}"
         )
     if record["recipe"] == "reward":

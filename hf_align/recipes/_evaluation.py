@@ -33,6 +33,7 @@ class Answers:
     samples: Samples
     gold: np.ndarray | None
     lengths: np.ndarray
+    proxy: np.ndarray | None = None
 
 
 @dataclass
@@ -44,6 +45,8 @@ class Evaluator:
         prompts: The report's prompts.
         audit_prompts: The audits' prompts.
         gold: What counts as the truth, if anything does.
+        proxy: The reward that training optimised, if it was a reward.
+        columns: What rewards read beside: `{column: {repr(prompt): value}}`.
         num_samples: Completions per prompt of the report.
         max_new_tokens: Longest completion.
         batch_size: Completions generated or scored at a time.
@@ -60,6 +63,8 @@ class Evaluator:
     batch_size: int
     seed: int
     audits: list[dict[str, Any]] = field(default_factory=list)
+    proxy: Gold | None = None
+    columns: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def answer(self, model: Any, prompts: list[Text], num_samples: int, stream: int) -> Answers:
         """Samples a policy and scores what it wrote."""
@@ -73,14 +78,16 @@ class Evaluator:
             seed=1000 * self.seed + stream,
             progress=len(prompts) * num_samples > 8 * self.batch_size and stream != AUDIT_STREAM,
         )
-        gold = None
-        if self.gold is not None:
-            scores = self.gold.reward(
-                prompts=samples.completion_prompts, completions=samples.completions
-            )
-            gold = np.array(checked_scores(scores, len(samples), self.gold.name))
-            gold = gold.reshape(len(prompts), num_samples)
-        return Answers(samples, gold, samples.lengths.reshape(len(prompts), num_samples))
+        lengths = samples.lengths.reshape(len(prompts), num_samples)
+        gold, proxy = (
+            _scored(reward, samples, lengths.shape, self.columns) for reward in self.rewards
+        )
+        return Answers(samples, gold, lengths, proxy)
+
+    @property
+    def rewards(self) -> tuple[Gold | None, Gold | None]:
+        """Gold and proxy."""
+        return self.gold, self.proxy
 
     def settings(self) -> dict[str, Any]:
         """How the numbers were made, for the report."""
@@ -89,6 +96,7 @@ class Evaluator:
             "completions per prompt": self.num_samples,
             "sampling": f"temperature 1, no top-k or top-p, at most {self.max_new_tokens} tokens",
             "gold": self.gold.name if self.gold else "none",
+            **({"proxy": self.proxy.name} if self.proxy else {}),
             "audit prompts": len(self.audit_prompts),
             "seed": self.seed,
         }
@@ -107,8 +115,26 @@ class Evaluator:
         if answers.gold is not None:
             metrics["gold/mean"] = float(answers.gold.mean())
             record["gold"] = answers.gold.mean(axis=1).round(6).tolist()
+        if answers.proxy is not None:
+            metrics["proxy/mean"] = float(answers.proxy.mean())
+            record["proxy"] = answers.proxy.mean(axis=1).round(6).tolist()
         self.audits = [audit for audit in self.audits if audit["step"] < step] + [record]
         return metrics
+
+
+def _scored(
+    reward: Gold | None,
+    samples: Samples,
+    shape: tuple[int, ...],
+    columns: dict[str, dict[str, Any]],
+) -> np.ndarray | None:
+    """(G, m) what a reward says of the completions; None without a reward."""
+    if reward is None:
+        return None
+    prompts = samples.completion_prompts
+    further = {name: [by[repr(prompt)] for prompt in prompts] for name, by in columns.items()}
+    scores = reward.reward(prompts=prompts, completions=samples.completions, **further)
+    return np.array(checked_scores(scores, len(samples), reward.name)).reshape(shape)
 
 
 def load_policy(
@@ -154,13 +180,15 @@ def compare_answers(
         "policy/entropy": clustered_mean(scores.entropy, index),
         "policy/reference_nll": clustered_mean(scores.reference_nll, index),
     }
-    if policy.gold is not None and reference.gold is not None:
-        metrics |= {
-            "gold/mean": clustered_mean(policy.gold.ravel(), index),
-            "gold/reference": clustered_mean(reference.gold.ravel(), index),
-            "gold/gain": clustered_difference(policy.gold.ravel(), reference.gold.ravel(), index),
-            "gold/win_rate": win_rate(policy.gold, reference.gold),
-        }
+    for name in ("gold", "proxy"):
+        ours, theirs = getattr(policy, name), getattr(reference, name)
+        if ours is not None and theirs is not None:
+            metrics |= {
+                f"{name}/mean": clustered_mean(ours.ravel(), index),
+                f"{name}/reference": clustered_mean(theirs.ravel(), index),
+                f"{name}/gain": clustered_difference(ours.ravel(), theirs.ravel(), index),
+                f"{name}/win_rate": win_rate(ours, theirs),
+            }
     metrics |= {
         "length/mean": clustered_mean(policy.lengths.ravel(), index),
         "length/gain": clustered_difference(
@@ -243,17 +271,19 @@ def held_out_nll(
 def whole_curve(evaluator: Evaluator, policy: Answers, reference: Answers, kl: float) -> Curve:
     """Gold against KL: the audits where there were any, otherwise the report's two ends."""
     audits = evaluator.audits
+    scores: dict[str, np.ndarray] = {}
+    for name in ("gold", "proxy"):
+        ends = getattr(reference, name), getattr(policy, name)
+        if len(audits) > 1 and name in audits[0]:
+            scores[name] = np.array([audit[name] for audit in audits])
+        elif len(audits) <= 1 and all(end is not None for end in ends):
+            scores[name] = np.stack([end.mean(axis=1) for end in ends])
     if len(audits) > 1:
-        gold = np.array([audit["gold"] for audit in audits]) if "gold" in audits[0] else None
-        return Curve(
-            steps=np.array([audit["step"] for audit in audits]),
-            sqrt_kl=np.sqrt(np.maximum([audit["kl"] for audit in audits], 0.0)),
-            gold=gold,
-        )
-    gold = None
-    if policy.gold is not None and reference.gold is not None:
-        gold = np.stack([reference.gold.mean(axis=1), policy.gold.mean(axis=1)])
-    return Curve(steps=np.array([0, 1]), sqrt_kl=np.sqrt([0.0, max(kl, 0.0)]), gold=gold)
+        steps = np.array([audit["step"] for audit in audits])
+        kls = np.maximum([audit["kl"] for audit in audits], 0.0)
+    else:
+        steps, kls = np.array([0, 1]), np.array([0.0, max(kl, 0.0)])
+    return Curve(steps, np.sqrt(kls), **scores)
 
 
 def samples_table(policy: Answers, reference: Answers, count: int = 8) -> list[dict[str, Any]]:

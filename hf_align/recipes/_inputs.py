@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from hf_align.configs import DataArguments, EvaluationArguments
@@ -12,20 +13,23 @@ from hf_align.hub import resolve_model, shown_name
 from hf_align.recipes._parser import Choices, RecipeParser
 from hf_align.rewards import (
     RewardModel,
+    SentenceBLEU,
     checked_scores,
     named_reward,
     reward_function,
     reward_source,
 )
-from hf_align.testbed import MAX_NEW_TOKENS, Testbed, build_testbed, gold_reward
+from hf_align.testbed import MAX_NEW_TOKENS, Testbed, build_rankings, build_testbed, gold_reward
 from hf_align.types import InputError, RewardFn, Text, content_of
 
-TESTBED = "testbed"
-_TESTBED_FORMS = ("standard", "conversational")
+TESTBED, BLEU = "testbed", "bleu"
+_TESTBED_FORMS = ("standard", "conversational", "rankings")
 
 
 def fill_from_testbed(parser: RecipeParser, choices: Choices) -> Choices:
     """Without data named anywhere a recipe runs its testbed YAML; flags still beat it.
+
+    So it does where the testbed is named without a model.
 
     Raises:
         InputError: Data were named but no model.
@@ -39,8 +43,9 @@ def fill_from_testbed(parser: RecipeParser, choices: Choices) -> Choices:
     if model is not None and "from_scratch" in parser.options:
         # The testbed's YAML starts from scratch; a model that was named is the one to train.
         choices.values.setdefault("from_scratch", False)
-    if named is None and choices.config is None:
-        return parser.with_config(choices, f"recipes/{choices.recipe}/testbed.yaml")
+    wanting = named == TESTBED and model is None and not choices.get("from_scratch")
+    if choices.config is None and (named is None or wanting):
+        return parser.with_config(choices, testbed_config(choices))
     if named is None:
         raise InputError(f"dataset_name is missing ({choices.config}); name a file or a Hub id")
     if model is None and not choices.get("from_scratch"):
@@ -52,6 +57,12 @@ def fill_from_testbed(parser: RecipeParser, choices: Choices) -> Choices:
     return choices
 
 
+def testbed_config(choices: Choices) -> str:
+    """The YAML file that a recipe runs on the testbed: another one for losses on rankings."""
+    kind = "" if choices.get("loss", "pairwise") == "pairwise" else "-kwise"
+    return f"recipes/{choices.recipe}/testbed{kind}.yaml"
+
+
 def load_testbed(choices: Choices) -> Testbed | None:
     """The testbed, built if need be, where the data or the model are the testbed's.
 
@@ -61,7 +72,7 @@ def load_testbed(choices: Choices) -> Testbed | None:
     config = choices.get("dataset_config")
     if choices.get("dataset_name") == TESTBED and config not in (*_TESTBED_FORMS, None):
         raise InputError(
-            "dataset_config of the testbed must be 'standard' or 'conversational'; "
+            f"dataset_config of the testbed must be one of {', '.join(map(repr, _TESTBED_FORMS))}; "
             f"got {config!r} ({choices.origins.get('dataset_config')})"
         )
     wanted = TESTBED in (choices.get("dataset_name"), choices.get("model_name_or_path"))
@@ -69,9 +80,13 @@ def load_testbed(choices: Choices) -> Testbed | None:
 
 
 def load_inputs(
-    choices: Choices, task: Literal["sft", "preference"], testbed: Testbed | None
+    choices: Choices,
+    task: Literal["sft", "preference", "ranking", "prompt"],
+    testbed: Testbed | None,
+    margin_column: str | None = None,
+    keep_columns: tuple[str, ...] = (),
 ) -> LoadedData:
-    """The normalised dataset that the options name.
+    """The normalised dataset that the options name, with `margin` where its column is named.
 
     Raises:
         InputError: The data cannot be used; names file, row, column.
@@ -79,11 +94,9 @@ def load_inputs(
     """
     args = choices.build(DataArguments)
     name, config = args.dataset_name, args.dataset_config
+    config_is_chat = name == TESTBED and config == "conversational"
     if name == TESTBED:
-        dataset = {"sft": "demonstrations", "preference": "preferences"}[task]
-        chat = config == "conversational"
-        name = str(testbed.conversational(dataset) if chat else testbed.path / dataset)
-        config = None
+        name, config = str(testbed_folder(testbed, task, config)), None
     data = load_data(
         name,
         task,
@@ -92,15 +105,28 @@ def load_inputs(
         revision=args.dataset_revision,
         train_split=args.dataset_train_split,
         test_split=args.dataset_test_split,
-        columns=args.column_mapping(),
+        columns=args.column_mapping() | ({"margin": margin_column} if margin_column else {}),
+        keep_columns=(*keep_columns, *(("margin",) if margin_column else ())),
+        conversational=True if task == "prompt" and config_is_chat else None,
         test_split_size=args.test_split_size,
         max_train_samples=args.max_train_samples,
         max_test_samples=args.max_test_samples,
         invalid_rows=args.invalid_rows,
     )
     if args.dataset_name == TESTBED:
-        data.sources[:] = [replace(source, name=f"testbed-{task}") for source in data.sources]
+        kind = "rankings" if args.dataset_config == "rankings" else task
+        data.sources[:] = [replace(source, name=f"testbed-{kind}") for source in data.sources]
     return data
+
+
+def testbed_folder(testbed: Testbed, task: str, config: str | None) -> Path:
+    """Where the testbed's data for a task are, in the form that `dataset_config` names."""
+    if config == "rankings":
+        return build_rankings()
+    if task == "prompt":
+        return testbed.path / "prompts" / "rl.parquet"
+    dataset = "demonstrations" if task == "sft" else "preferences"
+    return testbed.conversational(dataset) if config == "conversational" else testbed.path / dataset
 
 
 def locate_model(
@@ -124,7 +150,7 @@ def locate_model(
 
 @dataclass(frozen=True)
 class Gold:
-    """What counts as the truth in an evaluation.
+    """A reward with its name: what counts as the truth, or what training optimises.
 
     Attributes:
         name: How the report calls it.
@@ -149,26 +175,41 @@ def load_gold(choices: Choices) -> Callable[[str], Gold | None]:
         name = TESTBED
     if name is None:
         return lambda device: None
+    return load_reward(name, "gold_reward")
+
+
+def load_reward(name: str, option: str) -> Callable[[str], Gold]:
+    """Checks a named reward now, and returns what loads it onto a device later.
+
+    Args:
+        name: 'testbed', 'bleu', a function as `reward_function` takes it, or a reward model.
+        option: How messages call what was named.
+
+    Raises:
+        InputError: It names neither a function nor a model.
+        OSError: The Hub cannot be reached, or refuses.
+    """
     if name == TESTBED:
-        gold = Gold("the testbed's exact reward", gold_reward)
-        return lambda device: gold
-    function = reward_function(name)
+        return lambda device: Gold("the testbed's exact reward", gold_reward)
+    if name == BLEU:
+        return lambda device: Gold(BLEU, SentenceBLEU())
+    function = reward_function(name, option)
     if function is not None:
         shown, reward = named_reward(name, function)
         return lambda device: Gold(shown, reward, reward_source(name))
     # A reward model may be an ensemble; what it lacks is said when it is loaded.
-    source = resolve_model(name, option="gold_reward", weights=False)
+    source = resolve_model(name, option=option, weights=False)
 
     def load(device: str) -> Gold:
-        reward = RewardModel(
-            source["name"], source["revision"], device=device, option="gold_reward"
-        )
+        reward = RewardModel(source["name"], source["revision"], device=device, option=option)
         return Gold(shown_name(source), reward, source)
 
     return load
 
 
-def try_gold(gold: Gold | None, prompts: list[Text]) -> None:
+def try_gold(
+    gold: Gold | None, prompts: list[Text], columns: dict[str, dict[str, Any]] | None = None
+) -> None:
     """Scores two prompts as if they were completions, so that a reward that cannot score says so
     before a model is trained.
 
@@ -184,7 +225,9 @@ def try_gold(gold: Gold | None, prompts: list[Text]) -> None:
         else prompt
         for prompt in some
     ]
-    checked_scores(gold.reward(prompts=some, completions=answers), len(some), gold.name)
+    further = {name: [by[repr(prompt)] for prompt in some] for name, by in (columns or {}).items()}
+    scores = gold.reward(prompts=some, completions=answers, **further)
+    checked_scores(scores, len(some), gold.name)
 
 
 def as_pair(row: dict[str, Any]) -> dict[str, Any] | None:
@@ -219,7 +262,7 @@ def evaluation_prompts(
         return report[: args.num_eval_prompts], audit[:audits]
     if "test" not in data.splits:
         raise InputError("there is no held-out split; raise --test_split_size above 0")
-    pairs = (row if "chosen" in row else as_pair(row) for row in data.splits["test"])
+    pairs = (row if "prompt" in row else as_pair(row) for row in data.splits["test"])
     distinct = {repr(pair["prompt"]): pair["prompt"] for pair in pairs if pair is not None}
     prompts = list(distinct.values())
     needed = 4 if audits else 2

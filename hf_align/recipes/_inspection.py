@@ -34,7 +34,7 @@ TASKS: tuple[Task, ...] = ("preference", "sft", "prompt")
 
 _SAMPLE = 100  # rows that tell the layout
 _WRITTEN = {"train.jsonl", "test.jsonl", "report.json", "report.md"}
-_RECIPES = {"preference": "dpo", "sft": "sft"}
+_RECIPES = {"preference": "dpo", "sft": "sft", "ranking": "reward --loss kwise"}
 _EXAMPLE_MODEL = "HuggingFaceTB/SmolLM2-360M-Instruct"
 _WIDTH = 80
 
@@ -170,16 +170,8 @@ def load(choices: Choices, task: Task, testbed: Testbed | None) -> LoadedData:
 
 
 def _testbed_prompts(choices: Choices, testbed: Testbed | None) -> LoadedData:
-    config = choices.get("dataset_config", "standard")
-    folders = {
-        "standard": testbed.preferences_path,
-        "conversational": testbed.conversational("preferences"),
-    }
-    if config not in folders:
-        raise InputError(
-            f"dataset_config of the testbed must be 'standard' or 'conversational'; got {config!r}"
-        )
-    values = choices.values | {"dataset_name": str(folders[config]), "dataset_config": None}
+    folder = inputs.testbed_folder(testbed, "preference", choices.get("dataset_config"))
+    values = choices.values | {"dataset_name": str(folder), "dataset_config": None}
     data = inputs.load_inputs(replace(choices, values=values), "prompt", testbed)
     data.sources[:] = [replace(source, name="testbed-prompt") for source in data.sources]
     return data

@@ -23,9 +23,10 @@ Table = list[tuple[str, ...]]
 _STATISTICS = ("mean", "median", "p95", "max")
 _HEAD, _TAIL = 6, 3  # lines shown of the beginning and the end of a long text
 # Worth a line even when nothing was found: the reader asked whether there are any.
-_DROPPED = {"preference": ("identical_pair",)}
+_DROPPED = {"preference": ("identical_pair",), "ranking": ("tie", "identical_pair")}
 _COUNTED = {
     "preference": ("duplicates", "contradictions", "prompt_overlap"),
+    "ranking": ("duplicates", "tied_rank_pairs", "prompt_overlap"),
     "sft": ("duplicates", "prompt_overlap"),
     "prompt": ("duplicates", "prompt_overlap"),
 }
@@ -231,11 +232,20 @@ def _examples(split: datasets.Dataset, count: int, width: int) -> list[str]:
         index = number * len(split) // count
         lines += ["", f"train, row {index + 1:,}"] if lines else [f"train, row {index + 1:,}"]
         row = split[index]
-        names = [name for name in row if row[name] is not None]
-        margin = max(map(len, names)) + 2
-        for name in names:
-            lines += _hanging(name, _shown(row[name], name), margin, width - 2)
+        texts = _texts(row)
+        margin = max(len(name) for name, _ in texts) + 2
+        for name, text in texts:
+            lines += _hanging(name, text, margin, width - 2)
     return lines
+
+
+def _texts(row: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """A row's columns as (label, text); of a ranking each completion under its rank."""
+    if "ranks" not in row:
+        return [(name, _shown(row[name], name)) for name in row if row[name] is not None]
+    ranked = sorted(zip(row["ranks"], row["completions"], strict=True), key=lambda item: item[0])
+    shown = [(f"rank {rank}", _shown(text, "completion")) for rank, text in ranked]
+    return [("prompt", _shown(row["prompt"], "prompt")), *shown]
 
 
 def _rendered(audit: Facts | None, count: int, width: int) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -276,8 +275,9 @@ def say_parity(run: Run, rewards: Sequence[Gold], tokenizer: Any) -> None:
                 run.warn(difference)
 
 
-def say_stop(run: Run, trainer: Any) -> None:
-    """Repeats in the report why a run ended early."""
+def close(run: Run, trainer: Any) -> None:
+    """Repeats in the report why a run ended early, and leaves the policy alone to be saved."""
     if trainer.stop_reason is not None:
-        run.warn(trainer.stop_reason)
-        print(trainer.stop_reason, file=sys.stderr)
+        run.warnings.append(trainer.stop_reason)  # the trainer has shown it
+    if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+        trainer.forget_value_model()

@@ -27,6 +27,15 @@ REWARD_CONFIG = (
     ("trl", "trainer/reward_config.py", "RewardConfig"),
 )
 DPO_CONFIG = (TRAINING_ARGUMENTS, BASE_CONFIG, ("trl", "trainer/dpo_config.py", "DPOConfig"))
+_OURS = ("hf_align", "trainers/on_policy_config.py")
+ON_POLICY_CONFIG = (
+    TRAINING_ARGUMENTS,
+    BASE_CONFIG,
+    ("trl", "trainer/rloo_config.py", "RLOOConfig"),
+    (*_OURS, "OnPolicyConfig"),
+)
+PPO_CONFIG = (*ON_POLICY_CONFIG, (*_OURS, "PPOConfig"))
+REINFORCE_CONFIG = (*ON_POLICY_CONFIG, (*_OURS, "ReinforceConfig"))
 
 # TRL checks these names at the first training step, after the model has loaded and the data are
 # tokenised.
@@ -156,7 +165,9 @@ def _read_field(node: ast.AnnAssign, owner: str) -> Option | None:
         return None
     kinds, choices, items = _read_annotation(node.annotation)
     default, help_text = ("", "") if node.value is None else (ast.unparse(node.value), "")
-    if isinstance(node.value, ast.Call):
+    if isinstance(node.value, ast.Call) and ast.unparse(node.value.func) == "_option":
+        default, help_text = ast.unparse(node.value.args[0]), _text_of(node.value.args[1])
+    elif isinstance(node.value, ast.Call):
         keywords = {keyword.arg: keyword.value for keyword in node.value.keywords}
         if isinstance(keywords.get("init"), ast.Constant) and keywords["init"].value is False:
             return None
@@ -275,7 +286,7 @@ def _convert_text(option: Option, text: str, kinds: frozenset[str], origin: str)
         return text.lower() in _TRUE
     if kinds & {"str", "dict"}:
         return text
-    if kinds == {"list"} and option.items & {"str", "dict"}:
+    if kinds - {"none"} == {"list"} and option.items & {"str", "dict"}:
         return [text]
     raise _wrong(option, text, origin)
 

@@ -83,28 +83,6 @@ def check_combinations(choices: Choices) -> None:
         _check_template_path(template)
 
 
-def check_reward(choices: Choices) -> None:
-    """Refuses what a reward model or an ensemble cannot be trained with.
-
-    Raises:
-        InputError: Names the option and what to do.
-    """
-    members = choices.get("num_members", 1)
-    if members < 1:
-        raise InputError(f"num_members must be at least 1; got {members}")
-    if choices.get("load_in_4bit") or choices.get("load_in_8bit"):
-        raise InputError(
-            "a reward model is saved merged, which quantised weights cannot be; leave out "
-            "load_in_4bit and load_in_8bit"
-        )
-    for name, least in (("member_data", "all"), ("combine", "mean")):
-        if members == 1 and choices.get(name, least) != least:
-            raise InputError(f"{name} {choices.get(name)} is for ensembles; add --num_members 4")
-    if members == 1 or choices.get("resume_from_checkpoint") is None:
-        return
-    raise InputError("an ensemble cannot be resumed; start again with --overwrite")
-
-
 def _check_loss(choices: Choices) -> None:
     losses = choices.get("loss_type", ["sigmoid"])
     smoothing = choices.get("label_smoothing", 0.0)
@@ -153,7 +131,9 @@ def _check_ranges(choices: Choices) -> None:
             raise InputError(
                 f"{name} must be at least {least}; got {value} ({choices.origins.get(name)})"
             )
-    for name in ("learning_rate", "beta", "num_train_epochs"):
+    # Without a KL penalty a policy can be trained on a reward, not on preferences.
+    positive = ("learning_rate", "num_train_epochs")
+    for name in (*positive, "beta") if choices.recipe == "dpo" else positive:
         value = choices.get(name)
         if value is not None and value <= 0:
             raise InputError(f"{name} must be above 0; got {value} ({choices.origins.get(name)})")
@@ -204,12 +184,13 @@ def refusals(output_dir: Path) -> Iterator[None]:
     Raises:
         InputError: TRL's own message.
     """
-    existed = output_dir.exists()
+    absent = [folder for folder in (output_dir, *output_dir.parents) if not folder.exists()]
     try:
         yield
     except (ValueError, NotImplementedError, ImportError) as error:
-        if not existed and output_dir.is_dir() and not any(output_dir.iterdir()):
-            output_dir.rmdir()
+        for folder in absent:
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
         raise InputError(f"the trainer refuses: {' '.join(str(error).split())}") from error
 
 
@@ -326,6 +307,7 @@ def check_answers(tokenizer: Any, row: dict[str, Any]) -> list[str]:
     without one: what is then sampled is thoughts, which training has not touched.
     """
     answer = row.get("chosen", row.get("completion"))
+    answer = row["completions"][0] if "completions" in row else answer
     if not isinstance(answer, list) or not isinstance(row["prompt"], list):
         return []
     asked = tokenizer.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True)

@@ -96,6 +96,15 @@ def sft_report(
         write_run_report(run, source, evaluator, policy, start, metrics)
 
 
+def policy_report(
+    choices: Choices, run: Run, setup: Setup, source: dict[str, Any], evaluator: Evaluator
+) -> None:
+    """Evaluates a policy that a reward has trained against its reference, and finishes the run."""
+    policy, reference = load_saved(choices, run, setup, source)
+    with saved_model_stays(run):
+        write_run_report(run, source, evaluator, policy, reference, {})
+
+
 def load_saved(choices: Choices, run: Run, setup: Setup, source: dict[str, Any]) -> tuple[Any, Any]:
     """The saved policy and its reference, from disk; for an adapter `(policy, None)`."""
     load = {"dtype": setup.model_args.dtype, **setup.model_kwargs}
@@ -164,13 +173,12 @@ def _reference_answers(reference: Any, evaluator: Evaluator) -> Answers:
 def draw_figures(
     folder: Path, curve: Curve, judged: Verdict, policy: Answers, reference: Answers
 ) -> list[str]:
-    """Saves the report's figures and returns their file names; without gold there are none."""
-    if curve.gold is None or policy.gold is None or reference.gold is None:
-        return []
-    figures = {
-        "gold_against_kl": overoptimization_figure(curve, peak_index=judged.peak_index),
-        "gold_and_length": gain_figure(
+    """Saves the report's figures and returns their file names; without rewards there are none."""
+    figures = {}
+    if curve.gold is not None or curve.proxy is not None:
+        figures["gold_against_kl"] = overoptimization_figure(curve, peak_index=judged.peak_index)
+    if policy.gold is not None and reference.gold is not None:
+        figures["gold_and_length"] = gain_figure(
             reference.gold, policy.gold, reference.lengths, policy.lengths
-        ),
-    }
+        )
     return [save_figure(figure, folder / f"{name}.png").name for name, figure in figures.items()]

@@ -14,6 +14,7 @@ from hf_align.diagnostics.plots import save_figure
 from hf_align.diagnostics.report import build_report, report_markdown, write_report
 from hf_align.evaluation import always_longer_accuracy, pairwise_accuracy
 from hf_align.hub import shown_name
+from hf_align.recipes._comparisons import Comparisons, comparisons
 from hf_align.recipes._evaluation import prompt_numbers
 from hf_align.recipes._inputs import Gold
 from hf_align.recipes._run import Run, finish_run, saved_model_stays
@@ -34,28 +35,22 @@ def reward_report(
 ) -> None:
     """Scores the held-out pairs with the saved model, writes the report, and finishes the run.
 
-    Margins are multiplied by `scale` before they are read as Bradley–Terry logits.
+    Held-out rankings are judged by the pairs that they order, each completion scored once. Margins
+    are multiplied by `scale` before they are read as Bradley–Terry logits.
     """
-    rows = list(data.splits["test"])
-    prompts = [row["prompt"] for row in rows]
-    clusters = prompt_numbers(prompts)
-    sides = {side: [row[side] for row in rows] for side in ("chosen", "rejected")}
-    scores = {side: reward.score(prompts, texts) for side, texts in sides.items()}
-    words = {
-        side: np.array([len(content_of(text).split()) for text in texts])
-        for side, texts in sides.items()
-    }
-    margins = scale * (scores["chosen"] - scores["rejected"])
-    metrics = label_metrics(margins, words, clusters)
-    both = np.concatenate([clusters, clusters])
-    everything = np.concatenate([scores["chosen"], scores["rejected"]])
-    lengths = np.concatenate([words["chosen"], words["rejected"]]).astype(float)
+    held_out = comparisons(data.splits["test"])
+    clusters = prompt_numbers(held_out.prompts)
+    scores = reward.score(held_out.prompts, held_out.completions)
+    words = np.array([len(content_of(text).split()) for text in held_out.completions])
+    lengths = words.astype(float)
+    margins = scale * (scores[held_out.better] - scores[held_out.worse])
+    metrics = label_metrics(margins, words, held_out, clusters)
     metrics["bias/length_correlation"] = features.within_prompt_correlation(
-        everything, lengths, both
+        scores, lengths, clusters
     )
     if gold is not None:
         with saved_model_stays(run):
-            metrics["accuracy/gold"] = gold_accuracy(gold, prompts, sides, scores, clusters)
+            metrics["accuracy/gold"] = gold_accuracy(gold, held_out, scores, clusters)
     run.warnings += reward.parity(setup.tokenizer)
     judged = judge(metrics)
     report = build_report(
@@ -64,10 +59,11 @@ def reward_report(
         reference=shown_name(source),
         verdict=judged,
         metrics=metrics,
-        figures=draw(run.path / "report", scores, margins, clusters, metrics, lengths),
+        figures=draw(run.path / "report", held_out, scores, margins, clusters, metrics, lengths),
         warnings=run.warnings,
         evaluation={
-            "pairs": len(rows),
+            "pairs": len(margins),
+            "completions": len(scores),
             "members": len(reward.members),
             "calibration": "of Bradley-Terry scores" if scale != 1 else "of the scores as they are",
             "gold": gold.name if gold else "none",
@@ -79,20 +75,21 @@ def reward_report(
 
 
 def label_metrics(
-    margins: np.ndarray, words: dict[str, np.ndarray], prompts: np.ndarray
+    margins: np.ndarray, words: np.ndarray, held_out: Comparisons, clusters: np.ndarray
 ) -> dict[str, Estimate]:
     """Accuracy on the labels, its "always longer" baseline, likelihood and calibration.
 
     Args:
-        margins: (N,) score of the chosen completion minus the rejected one's.
-        words: (N,) lengths of the chosen and the rejected completions.
-        prompts: (N,) the prompt of each pair.
+        margins: (N,) score of each pair's preferred completion minus the other's.
+        words: (M,) lengths of the completions.
+        held_out: M completions and the N pairs among them.
+        clusters: (M,) the prompt of each completion.
     """
+    better, worse = held_out.better, held_out.worse
+    prompts = clusters[better]
     return {
         "accuracy/label": pairwise_accuracy(margins, prompts),
-        "accuracy/longest_wins": always_longer_accuracy(
-            words["chosen"], words["rejected"], prompts
-        ),
+        "accuracy/longest_wins": always_longer_accuracy(words[better], words[worse], prompts),
         "nll/label": calibration.negative_log_likelihood(margins, prompts),
         "calibration/temperature": calibration.fitted_temperature(margins, prompts),
         "calibration/ece": calibration.expected_calibration_error(margins, prompts),
@@ -101,23 +98,17 @@ def label_metrics(
 
 
 def gold_accuracy(
-    gold: Gold,
-    prompts: list[Any],
-    sides: dict[str, list[Any]],
-    scores: dict[str, np.ndarray],
-    clusters: np.ndarray,
+    gold: Gold, held_out: Comparisons, scores: np.ndarray, clusters: np.ndarray
 ) -> Estimate:
     """How often the score orders a pair as gold does, over the pairs that gold does not tie."""
-    truth = {
-        side: np.array(
-            checked_scores(gold.reward(prompts=prompts, completions=texts), len(texts), gold.name)
-        )
-        for side, texts in sides.items()
-    }
-    difference = truth["chosen"] - truth["rejected"]
+    prompts, completions = held_out.prompts, held_out.completions
+    given = gold.reward(prompts=prompts, completions=completions)
+    truth = np.array(checked_scores(given, len(completions), gold.name))
+    better, worse = held_out.better, held_out.worse
+    difference = truth[better] - truth[worse]
     decided = difference != 0
-    agreement = np.sign(scores["chosen"] - scores["rejected"]) * np.sign(difference)
-    return clustered_share((agreement[decided] + 1) / 2, clusters[decided])
+    agreement = np.sign(scores[better] - scores[worse]) * np.sign(difference)
+    return clustered_share((agreement[decided] + 1) / 2, clusters[better][decided])
 
 
 def judge(metrics: dict[str, Estimate]) -> Verdict:
@@ -138,22 +129,23 @@ def judge(metrics: dict[str, Estimate]) -> Verdict:
 
 def draw(
     folder: Path,
-    scores: dict[str, np.ndarray],
+    held_out: Comparisons,
+    scores: np.ndarray,
     margins: np.ndarray,
-    prompts: np.ndarray,
+    clusters: np.ndarray,
     metrics: dict[str, Estimate],
     lengths: np.ndarray,
 ) -> list[str]:
     """Saves the report's figures and returns their file names."""
     figures = {
         "reliability": reward_plots.reliability_figure(
-            calibration.reliability(margins, prompts),
+            calibration.reliability(margins, clusters[held_out.better]),
             temperature=metrics["calibration/temperature"],
             calibration_error=metrics["calibration/ece_debiased"],
         ),
-        "scores": reward_plots.score_figure(scores["chosen"], scores["rejected"]),
+        "scores": reward_plots.score_figure(scores[held_out.better], scores[held_out.worse]),
         "score_against_length": reward_plots.length_figure(
-            np.concatenate([scores["chosen"], scores["rejected"]]),
+            scores,
             lengths,
             correlation=metrics["bias/length_correlation"],
             length_label="Completion length, words",

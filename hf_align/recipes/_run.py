@@ -27,6 +27,7 @@ from hf_align.files import check_writable, write_text
 from hf_align.hub import Destination, model_card, push_run
 from hf_align.recipes._closing import closing_samples, closing_table, next_command, wrapped
 from hf_align.recipes._parser import Choices
+from hf_align.recipes._resuming import SAVING, check_same_run, resume_point
 from hf_align.types import InputError
 
 _SECRETS = ("hub_token", "push_to_hub_token", "token")
@@ -90,7 +91,7 @@ class Run:
     Attributes:
         recipe: Name of the recipe.
         path: The directory.
-        resume: Checkpoint to resume from, if any.
+        resume: Checkpoint to resume from, if any; of an ensemble the folder of its members.
         record: What `run.json` will hold.
         warnings: Lines that the report repeats.
     """
@@ -129,11 +130,11 @@ def check_output(choices: Choices) -> Run:
     path = Path(choices.get("output_dir") or f"outputs/{choices.recipe}")
     run = Run(choices.recipe, path, None)
     if not is_main_process():
-        run.resume = _checkpoint(choices, path)
+        run.resume = resume_point(choices, path)
         return run
     if path.exists() and not path.is_dir():
         raise InputError(f"output_dir {path} is a file; name a folder")
-    run.resume = _checkpoint(choices, path)
+    run.resume = resume_point(choices, path)
     occupied = path.is_dir() and any(path.iterdir())
     if occupied and run.resume is None:
         if not choices.get("overwrite"):
@@ -145,40 +146,6 @@ def check_output(choices: Choices) -> Run:
             raise InputError(f"output_dir {path} holds no run (no run.json); --overwrite leaves it")
     check_writable("output_dir", path)
     return run
-
-
-def _checkpoint(choices: Choices, path: Path) -> Path | None:
-    """The checkpoint to resume from: the one named, or the newest complete one of the run."""
-    asked = choices.get("resume_from_checkpoint")
-    if asked in (None, False, "false"):
-        return None
-    if asked not in (True, "true"):
-        if not _is_complete(Path(asked)):
-            raise InputError(f"resume_from_checkpoint {asked}: no complete checkpoint there")
-        return Path(asked)
-    complete = [folder for folder in path.glob("checkpoint-*") if _is_complete(folder)]
-    if not complete:
-        raise InputError(
-            f"resume_from_checkpoint: {path} has no complete checkpoint yet; start without it"
-            + (" and with --overwrite" if path.is_dir() else "")
-        )
-    return max(complete, key=step_of)
-
-
-def step_of(checkpoint: Path) -> int:
-    """The step at which a checkpoint was written."""
-    state = (checkpoint / "trainer_state.json").read_text(encoding="utf-8")
-    return json.loads(state)["global_step"]
-
-
-def _is_complete(folder: Path) -> bool:
-    # The trainer writes trainer_state.json last, so a process killed while saving leaves none, or
-    # half of one.
-    try:
-        step_of(folder)
-    except (OSError, ValueError):
-        return False
-    return True
 
 
 def begin_run(run: Run, choices: Choices, config: dict[str, Any], lineage: dict[str, Any]) -> None:
@@ -202,49 +169,13 @@ def begin_run(run: Run, choices: Choices, config: dict[str, Any], lineage: dict[
     if not is_main_process():
         return
     if run.resume is not None:
-        _check_same_run(run.path, run.record)
+        check_same_run(run.path, run.record)
     if run.resume is None and run.path.is_dir():
         for entry in run.path.iterdir():
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     run.path.mkdir(parents=True, exist_ok=True)
     run.write_json("run.json", run.record)
     run.write_json("lineage.json", lineage)
-
-
-# What the steps already taken depend on: a run goes on with the same, or it is another run.
-_TRAJECTORY = (
-    *("learning_rate", "lr_scheduler_type", "warmup_steps", "max_steps", "num_train_epochs"),
-    *("per_device_train_batch_size", "gradient_accumulation_steps", "seed", "data_seed", "optim"),
-    *("weight_decay", "max_grad_norm", "max_length", "beta", "loss_type", "loss_weights"),
-    *("label_smoothing", "test_split_size", "max_train_samples", "dataset_config", "invalid_rows"),
-    *("use_peft", "lora_r", "lora_alpha", "lora_target_modules", "center_rewards_coefficient"),
-)
-
-
-def _check_same_run(path: Path, record: dict[str, Any]) -> None:
-    """Refuses to go on with another model, other data or other settings than the run began with.
-
-    Raises:
-        InputError: Names what differs.
-    """
-    file = path / "run.json"
-    if not file.is_file():
-        return
-    before = json.loads(file.read_text(encoding="utf-8"))
-    for name in _TRAJECTORY:
-        was, now = before["config"].get(name), record["config"].get(name)
-        if was != now:
-            raise InputError(
-                f"resume_from_checkpoint: {name} was {was} when the run in {path} began and is now "
-                f"{now}; give the same, or another output_dir"
-            )
-    for role in ("model", "reference", "data"):  # a gold reward only evaluates: it may change
-        now, was = record["lineage"][role], before["lineage"].get(role)
-        if json.loads(json.dumps(now)) != was:
-            raise InputError(
-                f"resume_from_checkpoint: the {role} differs from the one that the run in {path} "
-                "began with; name the same one, or another output_dir"
-            )
 
 
 def save_model(run: Run, trainer: Any, tokenizer: Any, merge_adapter: bool = False) -> None:
@@ -257,7 +188,21 @@ def save_model(run: Run, trainer: Any, tokenizer: Any, merge_adapter: bool = Fal
     Raises:
         OSError: The disk is full, or the directory went away.
     """
-    partial = run.path / ".saving"
+    partial = write_beside(run, trainer, tokenizer, merge_adapter)
+    if is_main_process():
+        move_in(partial, run.path)
+
+
+def write_beside(run: Run, trainer: Any, tokenizer: Any, merge_adapter: bool = False) -> Path:
+    """Writes the model and its tokenizer into a folder of the run directory, for `move_in`.
+
+    Raises:
+        OSError: The disk is full, or the directory went away.
+    """
+    partial = run.path / SAVING
+    if is_main_process():
+        shutil.rmtree(partial, ignore_errors=True)  # left over by a killed process
+    trainer.accelerator.wait_for_everyone()
     if trainer.is_fsdp_enabled:
         # Checkpoints may stay sharded, but of a sharded model the trainer would save no weights.
         trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
@@ -268,10 +213,9 @@ def save_model(run: Run, trainer: Any, tokenizer: Any, merge_adapter: bool = Fal
     else:
         _write_model(partial, lambda: trainer.save_model(str(partial)))
     trainer.accelerator.wait_for_everyone()
-    if not is_main_process():
-        return
-    _write_model(partial, lambda: tokenizer.save_pretrained(partial))
-    move_in(partial, run.path)
+    if is_main_process():
+        _write_model(partial, lambda: tokenizer.save_pretrained(partial))
+    return partial
 
 
 def move_in(partial: Path, path: Path) -> None:

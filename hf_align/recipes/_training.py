@@ -25,12 +25,8 @@ from hf_align.recipes._preflight import (
     scaled_learning_rate,
     trainer_defaults,
 )
-from hf_align.recipes._run import (
-    Run,
-    checkpoints_stay,
-    is_main_process,
-    step_of,
-)
+from hf_align.recipes._resuming import step_of
+from hf_align.recipes._run import Run, checkpoints_stay, is_main_process
 from hf_align.types import InputError, Text
 
 
@@ -109,7 +105,9 @@ def settle(
     check_tokenizer(tokenizer, name, data.report.conversational)
     defaults = trainer_defaults(choices, str(run.path))
     defaults |= scaled_learning_rate(choices, full_learning_rate)
-    defaults |= fit_length(choices, max_positions)
+    cut = "max_length" in config_class.__dataclass_fields__
+    if cut:
+        defaults |= fit_length(choices, max_positions)
     # Every weight gets a gradient, so DDP need not walk the graph at each step to find that out.
     defaults["ddp_find_unused_parameters"] = False
     args = choices.build(config_class, defaults)
@@ -117,9 +115,10 @@ def settle(
     model_defaults = {"dtype": "bfloat16"} if choices.get("use_peft") and args.bf16 else {}
     args.resume_from_checkpoint = str(run.resume) if run.resume else None
     setup = Setup(args, choices.build(ModelConfig, model_defaults), tokenizer, max_positions)
-    audit = audit_with_tokenizer(data.splits, tokenizer, args.max_length, data.report.task)
-    setup.warnings = check_lengths(audit, args.max_length)
-    setup.warnings += check_answers(tokenizer, data.splits["train"][0])
+    if cut:
+        audit = audit_with_tokenizer(data.splits, tokenizer, args.max_length, data.report.task)
+        setup.warnings = check_lengths(audit, args.max_length)
+        setup.warnings += check_answers(tokenizer, data.splits["train"][0])
     run.warnings += setup.warnings
     return setup
 
@@ -138,8 +137,13 @@ def make_evaluator(
     setup: Setup,
     prompts: tuple[list[Text], list[Text]],
     load_gold: Callable[[str], Gold | None],
+    proxy: Gold | None = None,
+    columns: dict[str, dict[str, Any]] | None = None,
 ) -> Evaluator:
     """The evaluator that the options describe, with its gold reward loaded.
+
+    `proxy` is the reward that training optimises, where there is one, and `columns` what rewards
+    read beside prompts and completions: `{column: {repr(prompt): value}}`.
 
     Prompts that leave no room for a completion within the model's positions are left out, and said
     so.
@@ -150,7 +154,7 @@ def make_evaluator(
         # The user left it open: half of a short context is for the answer.
         longest = min(longest, setup.max_positions // 2)
     room = (setup.max_positions or 10**9) - longest
-    fitting = [[p for p in part if _num_tokens(setup.tokenizer, p) <= room] for part in prompts]
+    fitting = [[p for p in part if num_tokens(setup.tokenizer, p) <= room] for part in prompts]
     if any(part and len(fits) < 2 for part, fits in zip(prompts, fitting, strict=True)):
         raise InputError(
             f"eval_max_new_tokens {longest} leaves room for fewer than two held-out prompts in the "
@@ -164,11 +168,15 @@ def make_evaluator(
         )
     gold = load_gold(str(setup.args.device))
     try_gold(gold, fitting[0])
+    columns = columns or {}
+    try_gold(proxy, fitting[0], columns)
     return Evaluator(
         tokenizer=setup.tokenizer,
         prompts=fitting[0],
         audit_prompts=fitting[1],
         gold=gold,
+        proxy=proxy,
+        columns=columns,
         num_samples=args.num_eval_samples,
         max_new_tokens=longest,
         batch_size=args.eval_generation_batch_size,
@@ -176,7 +184,8 @@ def make_evaluator(
     )
 
 
-def _num_tokens(tokenizer: Any, prompt: Text) -> int:
+def num_tokens(tokenizer: Any, prompt: Text) -> int:
+    """Tokens of a prompt as a policy reads it, a conversation with its generation prompt."""
     if isinstance(prompt, str):
         return len(tokenizer(prompt)["input_ids"])
     text = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)

@@ -73,7 +73,7 @@ def main(args: list[str] | None = None) -> None:
         trainer = PPOTrainer(**job.trainer_arguments)
     begin_run(run, choices, config, job.lineage)
     training.run_trainer(run, trainer, job.evaluator, job.reference, job.audit_steps)
-    on_policy.say_stop(run, trainer)
+    on_policy.close(run, trainer)
     save_model(run, trainer, setup.tokenizer, choices.get("merge_adapter", False))
     if is_main_process():
         policies.let_go(trainer)

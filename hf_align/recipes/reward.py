@@ -1,34 +1,30 @@
-"""Reward models from preference pairs, audited.
+"""Reward models from preference pairs or rankings, audited.
 
-Trains a Bradley-Terry reward model, or an ensemble, with TRL's RewardTrainer, normalises its scores
-to mean 0 and standard deviation 1, and reports on held-out pairs: accuracy beside "always prefer
-the longer", calibration, and what the score follows besides quality. Without arguments it runs on
-the built-in testbed, where it is also held against the exact reward.
+Trains a reward model, or an ensemble, with TRL's RewardTrainer on pairs, or K-wise on rankings
+(each completion encoded once); normalises its scores to mean 0 and standard deviation 1; reports on
+held-out pairs: accuracy beside "always prefer the longer", calibration, and what the score follows
+besides quality. Without arguments it runs on the testbed, against the exact reward too.
 
     python -m hf_align.recipes.reward
     python -m hf_align.recipes.reward --model ORG/CHAT_MODEL --dataset_name pairs.jsonl
+    python -m hf_align.recipes.reward --model ORG/CHAT_MODEL --dataset_name ranks.jsonl --loss kwise
     python -m hf_align.recipes.reward --num_members 4 --member_data bootstrap
 """
 
 from hf_align.configs import DataArguments, RewardArguments, RunArguments
 from hf_align.recipes import _inputs as inputs
+from hf_align.recipes._comparisons import check_reward, load_comparisons
 from hf_align.recipes._options import MODEL_CONFIG, REWARD_CONFIG
 from hf_align.recipes._parser import RecipeParser
-from hf_align.recipes._preflight import check_combinations, check_publishing, check_reward
+from hf_align.recipes._preflight import check_combinations, check_publishing
 from hf_align.recipes._run import begin_run, check_output, is_main_process, publish, recipe
 
 OWN = (DataArguments, RewardArguments, RunArguments)
 COMMON = (
     *("model_name_or_path", "output_dir", "learning_rate", "max_steps", "num_train_epochs"),
     *("per_device_train_batch_size", "gradient_accumulation_steps", "max_length"),
-    *(
-        "center_rewards_coefficient",
-        "use_peft",
-        "seed",
-        "resume_from_checkpoint",
-        "push_to_hub",
-        "hub_model_id",
-    ),
+    *("center_rewards_coefficient", "use_peft", "seed", "resume_from_checkpoint"),
+    *("push_to_hub", "hub_model_id"),
 )
 
 
@@ -49,7 +45,7 @@ def main(args: list[str] | None = None) -> None:
     destination = check_publishing(choices, run.path, is_main_process())
     gold = inputs.load_gold(choices)
     testbed = inputs.load_testbed(choices)
-    data = inputs.load_inputs(choices, "preference", testbed)
+    data = load_comparisons(choices, options, testbed)
     source = inputs.locate_model(choices, testbed)
 
     from trl import RewardConfig

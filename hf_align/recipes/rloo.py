@@ -8,7 +8,7 @@ held-out prompts as the ppo recipe does. Without arguments: the built-in testbed
     python -m hf_align.recipes.rloo
     python -m hf_align.recipes.rloo --model ORG/CHAT_MODEL --dataset_name prompts.jsonl \\
         --reward_model ORG/REWARD_MODEL
-    python -m hf_align.recipes.rloo --config recipes/rloo/translation.yaml
+    python -m hf_align.recipes.rloo --config recipes/rloo/testbed-translation.yaml
 """
 
 from hf_align.configs import (
@@ -75,7 +75,7 @@ def main(args: list[str] | None = None) -> None:
         trainer = ReinforceTrainer(**job.trainer_arguments)
     begin_run(run, choices, config, job.lineage)
     training.run_trainer(run, trainer, job.evaluator, job.reference, job.audit_steps)
-    on_policy.say_stop(run, trainer)
+    on_policy.close(run, trainer)
     save_model(run, trainer, setup.tokenizer, choices.get("merge_adapter", False))
     if is_main_process():
         policies.let_go(trainer)

@@ -44,8 +44,12 @@ def checked_scores(scores: Sequence[float], num_completions: int, name: str) -> 
     return values
 
 
-def reward_function(name: str) -> RewardFn | None:
+def reward_function(name: str, option: str = "gold_reward") -> RewardFn | None:
     """The reward function that `package.module:function` or `path/file.py:function` names.
+
+    Args:
+        name: Where the function is.
+        option: How messages call what was named.
 
     Returns:
         The function; None where the name has no colon, so that it must be a model.
@@ -62,11 +66,11 @@ def reward_function(name: str) -> RewardFn | None:
         )
     except Exception as error:  # importing runs the user's code, which may raise anything
         raise InputError(
-            f"gold_reward {name}: cannot import {place} ({_where_it_failed(error)})"
+            f"{option} {name}: cannot import {place} ({_where_it_failed(error)})"
         ) from error
     function = vars(module).get(attribute)
     if not callable(function):
-        raise InputError(f"gold_reward {name}: {place} has no function {attribute!r}")
+        raise InputError(f"{option} {name}: {place} has no function {attribute!r}")
     return function
 
 

@@ -89,7 +89,7 @@ class Testbed:
         """
         if split not in PROMPT_SPLITS:
             raise InputError(f"split is {split!r}; choose one of {', '.join(PROMPT_SPLITS)}")
-        return _read(self.path / "prompts" / f"{split}.parquet")["prompt"]
+        return read_table(self.path / "prompts" / f"{split}.parquet")["prompt"]
 
 
 def build_testbed(spec: WorldSpec = DEFAULT, progress: bool = True) -> Testbed:
@@ -109,7 +109,7 @@ def build_testbed(spec: WorldSpec = DEFAULT, progress: bool = True) -> Testbed:
         raise InputError(
             f"WorldSpec.model_size is {spec.model_size!r}; choose one of {', '.join(models.SIZES)}"
         )
-    folder = cache_root() / f"testbed-{_fingerprint(spec)}"
+    folder = cache_root() / f"testbed-{fingerprint(spec)}"
     fill = partial(_fill_testbed, spec=spec, progress=progress)
     return Testbed(open_or_build(folder, fill, {"spec": asdict(spec)}))
 
@@ -135,16 +135,16 @@ def more_preferences(
     if seed < 0:
         raise InputError(f"seed is {seed}; it must not be negative")
     testbed = build_testbed(spec, progress)
-    folder = cache_root() / f"preferences-{num_pairs}-{seed}-{_fingerprint(spec)}"
+    folder = cache_root() / f"preferences-{num_pairs}-{seed}-{fingerprint(spec)}"
 
     def fill(draft: Path) -> None:
         policy, tokenizer = models.load_policy(testbed.policy_path)
-        sets, _ = _train_and_test_sets(spec, "preferences")
-        with models.one_thread(), _progress_bar(_num_batches(num_pairs), progress) as bar:
+        sets, _ = train_and_test_sets(spec, "preferences")
+        with models.one_thread(), progress_bar(_num_batches(num_pairs), progress) as bar:
             bar.set_description("testbed: sampling and annotating pairs")
             rng = np.random.default_rng([spec.seed, 100, seed])
             rows = _preference_pairs(policy, tokenizer, sets, num_pairs, rng, bar.update)
-        _write(draft / "train.parquet", rows)
+        write_table(draft / "train.parquet", rows)
         shutil.copyfile(testbed.preferences_path / "test.parquet", draft / "test.parquet")
 
     about = {"num_pairs": num_pairs, "seed": seed, "spec": asdict(spec)}
@@ -157,7 +157,7 @@ def more_preferences(
 def _fill_testbed(draft: Path, spec: WorldSpec, progress: bool) -> None:
     sizes = (spec.num_preferences, spec.num_test_preferences)
     total = spec.train_steps + sum(_num_batches(size) for size in sizes)
-    with models.one_thread(), _progress_bar(total, progress) as bar:
+    with models.one_thread(), progress_bar(total, progress) as bar:
         bar.set_description("testbed: writing demonstrations")
         _write_prompts(draft / "prompts", spec)
         demonstrations = _demonstrations(spec)
@@ -175,7 +175,7 @@ def _fill_testbed(draft: Path, spec: WorldSpec, progress: bool) -> None:
         bar.set_description("testbed: sampling and annotating pairs")
         pairs = {}
         for stream, (split, sets) in enumerate(
-            zip(("train", "test"), _train_and_test_sets(spec, "preferences"), strict=True)
+            zip(("train", "test"), train_and_test_sets(spec, "preferences"), strict=True)
         ):
             rng = np.random.default_rng([spec.seed, 10 + stream])
             pairs[split] = _preference_pairs(
@@ -193,13 +193,13 @@ def _write_prompts(folder: Path, spec: WorldSpec) -> None:
         "report": world.one_prompt_per_set(sets["report"], rng),
     }
     for split in PROMPT_SPLITS:
-        _write(folder / f"{split}.parquet", {"prompt": prompts[split]})
+        write_table(folder / f"{split}.parquet", {"prompt": prompts[split]})
 
 
 def _demonstrations(spec: WorldSpec) -> dict[str, Columns]:
     """Demonstrations with at least one word; the 0.2 % without are drawn again."""
     rng = np.random.default_rng([spec.seed, 3])
-    train_sets, test_sets = _train_and_test_sets(spec, "sft")
+    train_sets, test_sets = train_and_test_sets(spec, "sft")
     rows = {}
     for split, sets, size in (
         ("train", train_sets, spec.num_demonstrations),
@@ -262,7 +262,8 @@ def _preference_pairs(
     }
 
 
-def _train_and_test_sets(spec: WorldSpec, split: str) -> tuple[list, list]:
+def train_and_test_sets(spec: WorldSpec, split: str) -> tuple[list, list]:
+    """The topic sets of a split ("sft", "preferences") to train on, and those held out."""
     sets, held_out = world.topic_sets(spec.seed)[split], world.HELD_OUT_SETS[split]
     return sets[:-held_out], sets[-held_out:]
 
@@ -270,7 +271,7 @@ def _train_and_test_sets(spec: WorldSpec, split: str) -> tuple[list, list]:
 # -------------------------------------------------------------------------------------- the files
 
 
-def _fingerprint(spec: WorldSpec) -> str:
+def fingerprint(spec: WorldSpec) -> str:
     """Twelve hex digits that change when anything the files follow from changes."""
     content = {
         "code": CODE_VERSION,
@@ -289,17 +290,20 @@ def _write_dataset(folder: Path, splits: Mapping[str, Columns]) -> None:
     """The rows as text in `folder`, and as messages in `folder`-conversational."""
     roles = {"prompt": "user"} | dict.fromkeys(("completion", "chosen", "rejected"), "assistant")
     for split, rows in splits.items():
-        _write(folder / f"{split}.parquet", rows)
+        write_table(folder / f"{split}.parquet", rows)
         messages = {
             name: [[{"role": roles[name], "content": text}] for text in column]
             if name in roles
             else column
             for name, column in rows.items()
         }
-        _write(folder.with_name(f"{folder.name}-conversational") / f"{split}.parquet", messages)
+        write_table(
+            folder.with_name(f"{folder.name}-conversational") / f"{split}.parquet", messages
+        )
 
 
-def _write(file: Path, columns: Columns) -> None:
+def write_table(file: Path, columns: Columns) -> None:
+    """Write columns as Parquet, with the folders they need."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -307,7 +311,8 @@ def _write(file: Path, columns: Columns) -> None:
     pq.write_table(pa.table(columns), file)
 
 
-def _read(file: Path) -> Columns:
+def read_table(file: Path) -> Columns:
+    """The columns of a Parquet file."""
     import pyarrow.parquet as pq
 
     return pq.read_table(file).to_pydict()
@@ -317,7 +322,8 @@ def _num_batches(num_pairs: int) -> int:
     return -(-2 * num_pairs // SAMPLE_BATCH)
 
 
-def _progress_bar(total: int, progress: bool) -> tqdm:
+def progress_bar(total: int, progress: bool) -> tqdm:
+    """A bar of `total` steps that shows nothing unless `progress`."""
     from tqdm import tqdm
 
     return tqdm(total=total, disable=not progress, mininterval=0.5)

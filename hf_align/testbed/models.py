@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+    from hf_align.testbed.translation import TranslationSpec
+
 MAX_LENGTH = 128
 VOCABULARY = (PAD, EOS, UNK, *ROLE_MARKERS, *PROMPT_WORDS, *TOPICS, *FILLERS, POLITE)
 
@@ -65,19 +67,23 @@ CHAT_TEMPLATE = (
 )
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
-    """The word-level tokenizer, built in memory: 33 words, one token each.
+def tokenizer(vocabulary: Sequence[str] = VOCABULARY) -> PreTrainedTokenizerFast:
+    """A word-level tokenizer, built in memory: one token per word, 33 of them in "Brief".
 
     Text splits at spaces and around each sign, so `prompt + completion` and
     `prompt + " " + completion` give the same tokens. Decoding joins by spaces, which restores any
     text of the world. Role markers are ordinary words: a policy that writes one is seen to. Padding
     goes to the left, as generation needs.
+
+    Args:
+        vocabulary: The words in the order of their ids; the special words and role markers first,
+            as in `VOCABULARY`.
     """
     from tokenizers import AddedToken, Regex, Tokenizer, pre_tokenizers
     from tokenizers.models import WordLevel
     from transformers import PreTrainedTokenizerFast
 
-    words = {word: index for index, word in enumerate(VOCABULARY)}
+    words = {word: index for index, word in enumerate(vocabulary)}
     backend = Tokenizer(WordLevel(words, unk_token=UNK))
     # Signs stand alone: a completion that starts with ":" must not merge with the prompt's last.
     backend.pre_tokenizer = pre_tokenizers.Sequence(
@@ -164,7 +170,7 @@ def train_policy(
     tokenizer: PreTrainedTokenizerFast,
     prompts: Sequence[str],
     completions: Sequence[str],
-    spec: WorldSpec,
+    spec: WorldSpec | TranslationSpec,
     advance: Callable[[], None],
 ) -> None:
     """Fine-tune `model` in place on demonstrations: mean NLL per completion token, EOS included.

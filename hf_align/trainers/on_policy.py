@@ -115,6 +115,7 @@ class OnPolicyTrainer(OnPolicyCheckpoints, Rollouts, RLOOTrainer):
         self.language = self._language_loss(ptx_dataset)
         self.rollout: Rollout | None = None
         self.stop_reason: str | None = None
+        self._stop_kl: float | None = None
         self.first_ratio_gap: float | None = None
         self._slices: list[list[int]] | None = None
         self._units: list[float] = []

@@ -316,7 +316,7 @@ class Rollouts:
         """Ends the run before another step where the policy has gone too far."""
         limit = self.args.kl_limit
         if limit is not None and kl > limit and self.stop_reason is None:
-            self._leaving = True
+            self._leaving, self._stop_kl = True, kl
             self.stop_reason = (
                 f"step {self.state.global_step}: the sequence KL to the reference is {kl:.2f} "
                 f"nats, above kl_limit {limit}; the policy that reached it is kept and training "

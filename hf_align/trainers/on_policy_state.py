@@ -16,7 +16,7 @@ from transformers import TrainerCallback
 from transformers.utils import logging
 
 from hf_align.trainers.rollout import Rollout
-from hf_align.trainers.value_models import is_value_parameter
+from hf_align.trainers.value_models import PREFIXES, is_value_parameter
 
 VALUE_FILE = "value_model.safetensors"
 
@@ -43,6 +43,13 @@ class CleanStop(TrainerCallback):
 class OnPolicyCheckpoints:
     """The half of an on-policy trainer that saves and resumes."""
 
+    def forget_value_model(self) -> None:
+        """Takes the value model out of the policy once training is over, for merging and saving."""
+        for prefix in PREFIXES:
+            name = prefix.removesuffix(".")
+            if hasattr(self.causal_model, name):
+                delattr(self.causal_model, name)
+
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """Saves the policy alone, and the value model beside it in a checkpoint."""
         if not self._has_value_model():
@@ -64,6 +71,7 @@ class OnPolicyCheckpoints:
             "step": self._step,
             "leaving": self._leaving,
             "stop_reason": self.stop_reason,
+            "stop_kl": self._stop_kl,
             "controller": self.controller.state_dict(),
             "moments": self.moments.state_dict(),
             "rollout": self.rollout.state_dict() if self.rollout is not None else None,
@@ -102,6 +110,11 @@ class OnPolicyCheckpoints:
             return
         state = torch.load(self._state_file(checkpoint), weights_only=True, map_location="cpu")
         self._step, self._leaving = state["step"], state["leaving"]
+        limit, reached = self.args.kl_limit, state["stop_kl"]
+        if limit is not None and reached is not None and reached > limit:
+            self.stop_reason, self._stop_kl = state["stop_reason"], reached
+        elif reached is not None:
+            self._leaving = False  # the limit was raised: the run goes on
         self.controller.load_state_dict(state["controller"])
         self.moments.load_state_dict(state["moments"])
         device = self.accelerator.device

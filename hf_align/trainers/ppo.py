@@ -7,6 +7,7 @@ clipped losses.
 
 from __future__ import annotations
 
+import copy
 from typing import Any, ClassVar
 
 import numpy as np
@@ -74,8 +75,10 @@ class PPOTrainer(OnPolicyTrainer):
         if kind != "policy" and not reason:
             self._value_speaks_scores = True
             return "value_model", value_model_from_reward(reward, offset_of(reward))
-        base = policy.get_base_model() if isinstance(policy, PeftModel) else policy
-        return "value_model", value_model_from_policy(base)
+        if isinstance(policy, PeftModel):
+            # A value model is trained whole; adapters in it would be switched with the policy's.
+            policy = copy.deepcopy(policy).merge_and_unload()
+        return "value_model", value_model_from_policy(policy)
 
     # -- rollouts ---------------------------------------------------------------------------------
 

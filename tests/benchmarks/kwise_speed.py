@@ -1,8 +1,9 @@
 """K-wise against pairwise training on the same rankings of 6 completions: time to accuracy.
 
-Six completions of the testbed's policy per prompt are ranked by noisy gold. Pairwise training
-(TRL's RewardTrainer) sees all 15 pairs of each ranking once, in random order: 30 sequences per
-ranking and epoch. K-wise training (RankingTrainer) sees each ranking twice: 12 sequences. Batch
+Six completions of the testbed's policy per prompt are ranked by noisy gold, and the trainers are
+those that the reward recipe builds. Pairwise training (TRL's RewardTrainer) sees all 15 pairs of
+each ranking once, in random order: 30 sequences per ranking and epoch. K-wise training
+(RankingTrainer) sees each ranking twice: 12 sequences. Batch
 sizes and learning rates are the best found for each on other seeds and prompts. K-wise must take at
 most half of the pairwise CPU time and lose no accuracy on held-out rankings.
 
@@ -89,10 +90,11 @@ def train(side: str, rows: list[dict], batch: int, epochs: float, rate: float, s
     import torch
     from datasets import Dataset, disable_progress_bars
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, PrinterCallback
-    from trl import RewardConfig, RewardTrainer
+    from trl import RewardConfig
 
+    from hf_align.recipes._rewarding import build_trainer
     from hf_align.testbed import build_testbed
-    from hf_align.trainers.ranking import RankingTrainer, ranking_pairs
+    from hf_align.trainers.ranking import ranking_pairs
 
     disable_progress_bars()
     path = build_testbed(progress=False).policy_path
@@ -116,13 +118,9 @@ def train(side: str, rows: list[dict], batch: int, epochs: float, rate: float, s
             gradient_checkpointing=False,
             disable_tqdm=True,
         )
-        if side == "pairwise":
-            dataset, kind, own = Dataset.from_list(ranking_pairs(rows)), RewardTrainer, {}
-        else:
-            dataset = Dataset.from_list(rows).select_columns(["prompt", "completions", "ranks"])
-            kind, own = RankingTrainer, {"loss": side}
-        trainer = kind(
-            model=model, args=args, train_dataset=dataset, processing_class=tokenizer, **own
+        dataset = Dataset.from_list(ranking_pairs(rows) if side == "pairwise" else rows)
+        trainer = build_trainer(
+            side, model=model, args=args, train_dataset=dataset, processing_class=tokenizer
         )
         trainer.remove_callback(PrinterCallback)
         # Not the wall clock: other work on the machine would count.

@@ -11,6 +11,7 @@ RECIPES = sorted(
     path for path in (ROOT / "recipes").glob("*/*.yaml") if path.parent.name != "accelerate"
 )
 ACCELERATE = sorted((ROOT / "recipes" / "accelerate").glob("*.yaml"))
+WITHOUT_TRAINER = {"filter"}
 
 
 def name_of(path):
@@ -20,7 +21,10 @@ def name_of(path):
 def trl_config(recipe):
     import trl
 
-    return {"sft": trl.SFTConfig, "dpo": trl.DPOConfig, "reward": trl.RewardConfig}[recipe]
+    from hf_align.trainers import PPOConfig, ReinforceConfig
+
+    ours = {"ppo": PPOConfig, "rloo": ReinforceConfig}
+    return {"sft": trl.SFTConfig, "dpo": trl.DPOConfig, "reward": trl.RewardConfig, **ours}[recipe]
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=name_of)
@@ -31,6 +35,8 @@ def test_recipe_yaml_builds_every_dataclass(path, tmp_path):
     choices = module.make_parser().parse(["--config", str(path)])
     for own in module.OWN:
         choices.build(own)
+    if path.parent.name in WITHOUT_TRAINER:
+        return
     choices.build(ModelConfig)
     machine = {"output_dir": str(tmp_path), "bf16": False, "use_cpu": True}
     config = choices.build(trl_config(path.parent.name), machine)
@@ -48,7 +54,7 @@ def test_every_recipe_with_a_config_folder_has_a_testbed_config():
 @pytest.mark.parametrize("path", RECIPES, ids=name_of)
 def test_gpu_configs_say_that_they_are_not_measured(path):
     header = path.read_text(encoding="utf-8").splitlines()[0]
-    assert path.stem == "testbed" or "Not yet measured" in header
+    assert path.stem.startswith("testbed") or "Not yet measured" in header
 
 
 @pytest.mark.parametrize("path", ACCELERATE, ids=name_of)

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from hf_align.data import load_data
-from hf_align.recipes import _inspection, dpo, inspect, sft
+from hf_align.recipes import _inspection, dpo, inspect, reward, sft
 
 
 def pair(prompt, chosen, rejected):
@@ -505,3 +505,35 @@ def test_without_arguments_the_testbeds_pairs_are_inspected(run, testbed):
     assert str(testbed.path) not in page
     code, page, _ = run("--task", "prompt", "--num_rows", 0)
     assert code == 0 and "source   testbed-prompt" in page
+
+
+# --- rankings
+
+
+def test_rankings_are_shown_by_rank_and_end_with_a_command_that_trains_on_them(run, testbed):
+    ranked = [
+        {"prompt": f"q{i} ", "completions": ["worse", "best", "worst"], "ranks": [2, 1, 2]}
+        for i in range(4)
+    ]
+    tied = {"prompt": "q9 ", "completions": ["a", "b"], "ranks": [1, 1]}
+    write("ranks.jsonl", [*ranked, tied])
+    args = ("ranks.jsonl", "--task", "ranking", "--model_name_or_path", testbed.policy_path)
+    code, page, err = run(*args, "--test_split_size", 0, "--output", "clean")
+    assert code == 0, err
+    shown = [" ".join(line.split()) for line in page.splitlines()]
+    first = shown.index("train, row 1")
+    assert shown[first + 1 : first + 5] == [
+        "prompt q0",
+        "rank 1 best",
+        "rank 2 worse",
+        "rank 2 worst",
+    ]
+    assert any(line.startswith("4 tied_rank_pairs") for line in shown)
+    assert any(line.startswith("1 tie ") for line in shown)
+    command = next_command(page)
+    assert command[2] == "hf_align.recipes.reward"
+    values = reward.make_parser().parse(command[3:]).values
+    assert values["loss"] == "kwise"
+    assert load_data(values["dataset_name"], "ranking", test_split_size=0).splits["train"].to_list()
+    code, page, _ = run("ranks.jsonl", "--test_split_size", 0)
+    assert "task     preference (inferred" in page

@@ -1,5 +1,7 @@
 """A miniature testbed: what its files hold, and that the same seed gives the same bytes."""
 
+import itertools
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_align import testbed
 from hf_align.testbed import build, models, world
+from hf_align.testbed.rankings import rank_completions
 from hf_align.types import InputError
 
 MINI = world.WorldSpec(
@@ -162,7 +165,7 @@ def test_same_seed_same_bytes_and_settings_restored(mini, tmp_path, monkeypatch)
 
 def test_another_spec_is_another_folder(mini):
     for change in ({"seed": 1}, {"train_steps": 31}, {"model_size": "medium"}):
-        assert build._fingerprint(replace(MINI, **change)) not in mini.path.name
+        assert build.fingerprint(replace(MINI, **change)) not in mini.path.name
 
 
 def test_an_altered_policy_is_built_again(mini, capsys):
@@ -187,6 +190,36 @@ def test_more_preferences_share_the_test_file_and_its_disjointness(mini):
     assert list(rows) == list(test)
     assert not {topic_set(p) for p in rows["prompt"]} & {topic_set(p) for p in test["prompt"]}
     assert rows["gold_chosen"] == world.gold_reward(rows["prompt"], rows["chosen"])
+
+
+def test_rankings_are_of_distinct_completions_on_their_own_topic_sets(mini):
+    folder = testbed.build_rankings(20, 10, 5, seed=3, spec=MINI, progress=False)
+    rows = {split: read(folder / f"{split}.parquet") for split in ("train", "test")}
+    assert [len(part["prompt"]) for part in rows.values()] == [20, 10]
+    for part in rows.values():
+        for index, completions in enumerate(part["completions"]):
+            assert len(set(completions)) == 5 and all(completions)
+            assert sorted(part["ranks"][index]) == [1, 2, 3, 4, 5]
+            prompts = [part["prompt"][index]] * 5
+            assert part["gold"][index] == world.gold_reward(prompts, completions)
+    train, test = ({topic_set(prompt) for prompt in part["prompt"]} for part in rows.values())
+    assert not train & test
+    shutil.rmtree(folder)
+    assert testbed.build_rankings(20, 10, 5, seed=3, spec=MINI, progress=False) == folder
+    assert {split: read(folder / f"{split}.parquet") for split in rows} == rows
+    with pytest.raises(InputError, match="num_completions is 1; it must be at least 2"):
+        testbed.build_rankings(num_completions=1)
+
+
+def test_every_pair_of_a_ranking_is_ordered_as_often_as_annotators_order_pairs():
+    gold, rng = np.array([0.0, 0.4, 1.5, 1.5]), np.random.default_rng(0)
+    for annotator in world.ANNOTATORS:
+        draws = 4000
+        ranks = np.array([rank_completions(gold, annotator, rng) for _ in range(draws)])
+        for i, j in itertools.combinations(range(4), 2):
+            share = (ranks[:, i] < ranks[:, j]).mean()
+            expected = annotator.preference_probability(gold[i], gold[j])
+            assert abs(share - expected) < 4.5 * np.sqrt(expected * (1 - expected) / draws)
 
 
 def test_wrong_names_are_refused(mini):
