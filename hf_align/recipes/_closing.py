@@ -79,6 +79,13 @@ def next_command(record: dict[str, Any], path: Path, report: dict[str, Any]) -> 
         )
     if record["recipe"] == "reward":
         return f"{python} -m hf_align.recipes.dpo --gold_reward {path}, which judges by it"
+    if on_testbed and record["recipe"] in ("ppo", "rloo"):
+        # Without a penalty the proxy keeps rising while gold falls far below the reference.
+        return (
+            f"{python} -m hf_align.recipes.{record['recipe']} --beta 0 --learning_rate 2e-4 "
+            "--lr_scheduler_type constant --max_steps 600 "
+            f"--output_dir outputs/{record['recipe']}-too-far"
+        )
     if on_testbed:
         # Little data, a small beta and no decay: the report then shows gold rise, peak and fall.
         return (

@@ -7,18 +7,23 @@ a run that was killed goes on with the same numbers.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from torch.utils.data import Sampler
 from transformers import TrainerCallback
 from transformers.utils import logging
 
 from hf_align.trainers.rollout import Rollout
 from hf_align.trainers.value_models import PREFIXES, is_value_parameter
+from hf_align.types import InputError
 
 VALUE_FILE = "value_model.safetensors"
+_STATE = "on_policy_state_{}.pt"
 
 logger = logging.get_logger(__name__)
 
@@ -38,6 +43,29 @@ class CleanStop(TrainerCallback):
             if state.is_world_process_zero:
                 logger.warning(self.trainer.stop_reason)
             control.should_training_stop = control.should_save = True
+
+
+class EpochOrders(Sampler):
+    """A shuffling sampler whose order depends on seed and epoch alone.
+
+    TRL's draws each epoch's order from where its generator stands, which no checkpoint keeps.
+
+    Args:
+        sampler: A sampler with a `generator`.
+        seed: Seed of the orders.
+        epoch: Gives the epoch that is about to begin.
+    """
+
+    def __init__(self, sampler: Any, seed: int, epoch: Callable[[], int]):
+        self.sampler, self.seed, self.epoch = sampler, seed, epoch
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[int]:
+        entropy = np.random.SeedSequence([self.seed, self.epoch()])
+        self.sampler.generator.manual_seed(int(entropy.generate_state(1)[0]))
+        return iter(self.sampler)
 
 
 class OnPolicyCheckpoints:
@@ -68,6 +96,8 @@ class OnPolicyCheckpoints:
         """Saves this process's state before the file that makes a checkpoint complete."""
         super()._save_rng_state(output_dir)
         state = {
+            "num_processes": self.accelerator.num_processes,
+            "shape": self._rollout_shape(),
             "step": self._step,
             "leaving": self._leaving,
             "stop_reason": self.stop_reason,
@@ -83,7 +113,7 @@ class OnPolicyCheckpoints:
         torch.save(state, self._state_file(output_dir))
 
     def _state_file(self, folder: str) -> Path:
-        return Path(folder) / f"on_policy_state_{self.accelerator.process_index}.pt"
+        return Path(folder) / _STATE.format(self.accelerator.process_index)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
@@ -106,9 +136,15 @@ class OnPolicyCheckpoints:
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None or not self._state_file(checkpoint).is_file():
+        # A checkpoint of the model alone has no states at all, and starts with a new rollout.
+        if checkpoint is None or not list(Path(checkpoint).glob(_STATE.format("*"))):
             return
-        state = torch.load(self._state_file(checkpoint), weights_only=True, map_location="cpu")
+        path = self._state_file(checkpoint)
+        state = torch.load(path, weights_only=True, map_location="cpu") if path.is_file() else {}
+        if state.get("num_processes") != self.accelerator.num_processes:
+            self._refuse_resume(checkpoint, "processes")
+        if state["shape"] != self._rollout_shape():
+            self._refuse_resume(checkpoint, "completions per slice, slices or passes")
         self._step, self._leaving = state["step"], state["leaving"]
         limit, reached = self.args.kl_limit, state["stop_kl"]
         if limit is not None and reached is not None and reached > limit:
@@ -123,3 +159,20 @@ class OnPolicyCheckpoints:
         self._slices, self._units = state["slices"], state["units"]
         self._update_kl = state["update_kl"].to(device)
         self._num_evaluated = state["num_evaluated"]
+
+    def _rollout_shape(self) -> list[int]:
+        return [self.args.per_device_train_batch_size, self.args.steps_per_generation, self._cycle]
+
+    def _refuse_resume(self, checkpoint: str, what: str) -> None:
+        raise InputError(
+            f"{checkpoint} was written with another number of {what}; resume with what the run "
+            "began with"
+        )
+
+    def _get_train_sampler(self, dataset: Any = None) -> Sampler:
+        """TRL's sampler, in orders that a resumed run finds again."""
+        sampler = super()._get_train_sampler(dataset)
+        if not self.shuffle_dataset:
+            return sampler
+        slices = len(sampler) // self.args.generation_batch_size
+        return EpochOrders(sampler, self.args.seed, lambda: self._step // max(1, slices))

@@ -93,20 +93,16 @@ class PPOTrainer(OnPolicyTrainer):
             rewards, rollout.values, rollout.mask, args.gamma, args.gae_lambda
         )
         kept = rollout.mask > 0
-        seen = torch.stack([rollout.returns[kept], rollout.values[kept]], dim=1)
-        advantages = rollout.advantages[kept]
-        count, total, squares = self.accelerator.reduce(
-            torch.stack(
-                [kept.sum().double(), advantages.double().sum(), advantages.double().square().sum()]
-            ),
-            reduction="sum",
-        ).tolist()
-        if args.whiten_advantages and count > 1:
-            mean = total / count
-            variance = max(squares / count - mean**2, 0.0)
+        columns = (rollout.mask, rollout.advantages, rollout.returns, rollout.values)
+        seen = torch.stack([column[kept] for column in columns], dim=1)
+        # Of all processes; where one has fewer tokens, zeros fill up, in the mask's column too.
+        seen = self.accelerator.gather(self.accelerator.pad_across_processes(seen))
+        advantages, returns, values = seen[seen[:, 0] > 0][:, 1:].T
+        if args.whiten_advantages and len(advantages) > 1:
+            mean, variance = advantages.mean(), advantages.var(unbiased=False)
             rollout.advantages = whiten(rollout.advantages, mean, variance) * rollout.mask
-        explained = explained_variance(seen[:, 0], seen[:, 1]) if len(seen) else torch.nan
-        metrics = {"value/mean": float(rollout.values[kept].mean()) if len(seen) else 0.0}
+        explained = explained_variance(returns, values) if len(returns) else torch.nan
+        metrics = {"value/mean": float(values.mean()) if len(values) else 0.0}
         return metrics | {"value/explained_variance": float(explained)}
 
     def _scale_value_once(self, rollout: Rollout) -> None:
