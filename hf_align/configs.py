@@ -231,6 +231,25 @@ class RewardArguments:
     gold_reward: str | None = _option(
         None, "What counts as the truth, as in the dpo recipe; 'testbed' for the testbed."
     )
+    subset_column: str | None = _option(
+        None, "Column of categories; the report has the accuracy on each of them."
+    )
+    baselines: list[Literal["log_likelihood", "generative_classifier"]] | None = _option(
+        None,
+        "Train simpler rankings beside it, each for as many steps: the likelihood of a model tuned "
+        "on the preferred completions, or a model that is asked which of two is better.",
+    )
+    learning_curve: list[int] | None = _option(
+        None, "Also train on so many rows, drawn by prompt, and report the accuracy of each size."
+    )
+    num_eval_prompts: int = _option(
+        256,
+        "Held-out prompts that the starting model answers, to be ordered by gold, or disagreed on "
+        "by an ensemble.",
+    )
+    num_eval_samples: int = _option(4, "Its completions per prompt.")
+    eval_max_new_tokens: int = _option(256, "Longest of these completions.")
+    eval_generation_batch_size: int = _option(64, "Completions sampled at a time.")
 
 
 @dataclass

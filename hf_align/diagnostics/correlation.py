@@ -47,16 +47,19 @@ def grouped_correlation(
         raise ValueError("a or b is constant, expected values that differ")
     # Standardised first: sums of squares of large numbers would lose what varies.
     a, b = (a - a.mean()) / a.std(), (b - b.mean()) / b.std()
-    parts = (np.ones_like(a), a, b, a * a, b * b, a * b)
-    sums = np.stack([np.bincount(groups, weights=part) for part in parts], axis=1)
+    # One product at a time: each is as large as the data.
+    factors = ((a, b), (a, a), (b, b))
+    products = [np.bincount(groups, weights=left * right) for left, right in factors]
+    plain = [np.bincount(groups), *(np.bincount(groups, weights=part) for part in (a, b))]
+    sums = np.stack([*plain, *products], axis=1)
     z = clustered_statistics(sums[sums[:, 0] > 0], _fisher, seed=seed)[0]
     low, high = (None if end is None else float(np.tanh(end)) for end in (z.low, z.high))
     return Estimate(float(np.tanh(z.value)), low, high, int(a.size))
 
 
 def _fisher(sums: np.ndarray) -> np.ndarray:
-    """(R, 1) atanh of the correlation from (R, 6) sums of 1, a, b, a², b², ab."""
-    n, a, b, aa, bb, ab = np.moveaxis(sums, -1, 0)
+    """(R, 1) atanh of the correlation from (R, 6) sums of 1, a, b, ab, a², b²."""
+    n, a, b, ab, aa, bb = np.moveaxis(sums, -1, 0)
     spread = np.sqrt(np.maximum((n * aa - a * a) * (n * bb - b * b), 0))
     # A resample in which one of them does not vary has no correlation: 0.
     r = np.divide(n * ab - a * b, spread, out=np.zeros_like(spread), where=spread > 0)

@@ -12,7 +12,7 @@ from hf_align.recipes import _on_policy as on_policy
 
 QUICK = ("--max_steps", "4", "--num_iterations", "2", "--per_device_train_batch_size", "8")
 QUICK = (*QUICK, "--num_eval_prompts", "16", "--num_eval_samples", "1", "--logging_steps", "1")
-QUICK = (*QUICK, "--audit_steps", "0")
+QUICK = (*QUICK, "--audit_steps", "0", "--num_mini_batches", "1")
 GOLD = ("--reward_model", "testbed")
 # What the trainer logs beside our metrics: the optimizer's state and the closing summary.
 TRAINER_LOGS = {"loss", "grad_norm", "learning_rate", "epoch", "step", "num_tokens"}
