@@ -111,6 +111,8 @@ def split_files(root: Path) -> tuple[dict[str, list[Path]], list[str]]:
         split = split_name(file.name)
         if split:
             splits.setdefault(split, []).append(file)
+    if not splits and (root / "data").is_dir():
+        return split_files(root / "data")  # records of a run lie beside the data that it made
     if not splits:
         splits = {"train": files}
     for split, members in splits.items():

@@ -49,10 +49,12 @@ def make(tmp_path, form):
         path.mkdir()
         for i in range(3):
             (path / f"train-0000{i}-of-00003.jsonl").write_bytes(jsonl(ROWS[i * 10 : i * 10 + 10]))
-    elif form == "/hub snapshot":
+    elif form in ("/hub snapshot", "/run directory"):
         path = tmp_path / "snapshot"
         (path / "data").mkdir(parents=True)
         (path / "README.md").write_text("card")
+        if form == "/run directory":
+            (path / "run.json").write_text('{"recipe": "filter"}')
         table.to_parquet(path / "data" / "train-00000-of-00001.parquet")
     else:
         data = {".jsonl": jsonl(ROWS), ".json": json.dumps(ROWS).encode()}
@@ -66,7 +68,7 @@ def make(tmp_path, form):
     "form",
     [
         *(".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet"),
-        *("/disk", "/shards", "/hub snapshot"),
+        *("/disk", "/shards", "/hub snapshot", "/run directory"),
     ],
 )
 def test_every_format_gives_the_same_rows(tmp_path, form):
