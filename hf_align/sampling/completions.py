@@ -59,6 +59,17 @@ class Samples:
             for prompt, text in zip(self.completion_prompts, self.texts, strict=True)
         ]
 
+    def take(self, rows: np.ndarray) -> Samples:
+        """The completions at these indices, (M,), in their order; all prompts stay."""
+        return Samples(
+            prompts=self.prompts,
+            prompt_index=self.prompt_index[rows],
+            prompt_ids=self.prompt_ids,
+            completion_ids=[self.completion_ids[row] for row in rows],
+            texts=[self.texts[row] for row in rows],
+            ended=self.ended[rows],
+        )
+
     def padded_batches(
         self, batch_size: int, pad_token_id: int
     ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
@@ -125,12 +136,9 @@ def sample_completions(
     """
     import torch
 
-    _check_arguments(prompts, num_samples, max_new_tokens, temperature, batch_size)
-    prompt_ids = [_prompt_tokens(tokenizer, prompt) for prompt in prompts]
-    for i, ids in enumerate(prompt_ids):
-        if not ids:
-            raise InputError(f"prompt {i} has no tokens: {prompts[i]!r}; give a non-empty prompt")
-    config = _generation_config(model, tokenizer, max_new_tokens, temperature)
+    check_arguments(prompts, num_samples, max_new_tokens, temperature, batch_size)
+    prompt_ids = prompt_tokens(tokenizer, prompts)
+    config = generation_config(model, tokenizer, max_new_tokens, temperature)
     prompt_index = np.repeat(np.arange(len(prompts)), num_samples)
     order = np.argsort([len(prompt_ids[i]) for i in prompt_index], kind="stable")
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
@@ -150,9 +158,14 @@ def sample_completions(
     return Samples(list(prompts), prompt_index, prompt_ids, completion_ids, texts, ended)
 
 
-def _check_arguments(
+def check_arguments(
     prompts: list[Text], num_samples: int, max_new_tokens: int, temperature: float, batch_size: int
 ) -> None:
+    """Refuses what nothing can be sampled with.
+
+    Raises:
+        InputError: There are no prompts, or a number is out of range.
+    """
     if not prompts:
         raise InputError("got no prompts to sample completions for; give at least one")
     counts = {
@@ -167,7 +180,20 @@ def _check_arguments(
         raise InputError(f"temperature is {temperature}; give a number above 0")
 
 
-def _prompt_tokens(tokenizer, prompt: Text) -> list[int]:
+def prompt_tokens(tokenizer, prompts: list[Text]) -> list[list[int]]:
+    """Token ids of each prompt: text as it is, a conversation with its generation prompt.
+
+    Raises:
+        InputError: A prompt has no tokens.
+    """
+    prompt_ids = [_tokens(tokenizer, prompt) for prompt in prompts]
+    for i, ids in enumerate(prompt_ids):
+        if not ids:
+            raise InputError(f"prompt {i} has no tokens: {prompts[i]!r}; give a non-empty prompt")
+    return prompt_ids
+
+
+def _tokens(tokenizer, prompt: Text) -> list[int]:
     if isinstance(prompt, str):
         return tokenizer(prompt)["input_ids"]
     encoded = tokenizer.apply_chat_template(
@@ -176,7 +202,14 @@ def _prompt_tokens(tokenizer, prompt: Text) -> list[int]:
     return encoded["input_ids"]
 
 
-def _generation_config(model, tokenizer, max_new_tokens: int, temperature: float):
+def generation_config(model, tokenizer, max_new_tokens: int, temperature: float):
+    """Settings of `generate` that draw from softmax(logits / temperature) and nothing else.
+
+    `eos_token_id` is a list of all that end a completion, the model's and the tokenizer's.
+
+    Raises:
+        InputError: Nothing names an end token.
+    """
     from transformers import GenerationConfig
 
     own = model.generation_config.eos_token_id

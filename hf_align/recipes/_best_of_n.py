@@ -1,0 +1,337 @@
+"""The work of `best_of_n`: settles the options, draws and scores the pool, keeps the winners."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hf_align.configs import BestOfNArguments
+from hf_align.diagnostics.kl import ConsistencyCheck, check_consistency
+from hf_align.diagnostics.logps import score_samples
+from hf_align.files import check_writable
+from hf_align.recipes import _inputs as inputs
+from hf_align.recipes import _on_policy as on_policy
+from hf_align.recipes._filter_output import ShardWriter, writing
+from hf_align.recipes._inputs import TESTBED, Gold
+from hf_align.recipes._parser import Choices, RecipeParser
+from hf_align.recipes._run import Run, begin_run
+from hf_align.rewards import checked_scores
+from hf_align.sampling import Pool, best_of_n
+from hf_align.testbed import MAX_NEW_TOKENS
+from hf_align.types import InputError, Text
+
+_AT_LEAST = {"num_samples": 1, "select_n": 1, "max_new_tokens": 1, "batch_size": 1, "seed": 0}
+_AT_LEAST["num_prompts"] = 2  # an interval needs two
+_LONGEST = 256
+
+
+@dataclass
+class Job:
+    """What a run draws from, and what it scores with.
+
+    Attributes:
+        policy: The base policy.
+        tokenizer: Its tokenizer.
+        prompts: The prompts, each once.
+        columns: What rewards read beside: `{name: one value per prompt}`.
+        proxy: What chooses.
+        gold: What counts as the truth, if anything does.
+        max_new_tokens: Longest completion.
+    """
+
+    policy: Any
+    tokenizer: Any
+    prompts: list[Text]
+    columns: dict[str, list[Any]]
+    proxy: Gold
+    gold: Gold | None
+    max_new_tokens: int
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A pool with everything that was measured on it.
+
+    Attributes:
+        pool: Completions, proxy scores and winners.
+        gold: (G, N) gold, where there is gold.
+        logps: (G, N) log-probabilities under the base policy, nats.
+        consistency: Whether the draws fit the distribution that a forward pass gives.
+    """
+
+    pool: Pool
+    gold: np.ndarray | None
+    logps: np.ndarray
+    consistency: ConsistencyCheck
+
+
+def settle(parser: RecipeParser, choices: Choices) -> tuple[Choices, BestOfNArguments]:
+    """The options, checked as far as that needs no file.
+
+    Raises:
+        InputError: Names the option and what to do.
+    """
+    choices = inputs.fill_from_testbed(parser, choices)
+    on_policy.check_on_policy(choices)
+    options = choices.build(BestOfNArguments)
+    for name, least in _AT_LEAST.items():
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise InputError(
+                f"{name} must be at least {least}; got {value} ({choices.origins.get(name)})"
+            )
+    if not (options.temperature > 0 and math.isfinite(options.temperature)):
+        raise InputError(f"temperature must be above 0; got {options.temperature}")
+    if options.select_n is None:
+        options = replace(options, select_n=options.num_samples)
+    if options.select_n > options.num_samples:
+        raise InputError(
+            f"select_n {options.select_n} exceeds num_samples {options.num_samples}, the pool that "
+            "is selected from; raise --num_samples"
+        )
+    if options.push_to_hub:
+        raise InputError(
+            "push_to_hub publishes models; upload the finished dataset with `hf upload ORG/NAME "
+            f"{options.output_dir}/data data --repo-type dataset`"
+        )
+    return choices, options
+
+
+def check_output(options: BestOfNArguments) -> Path:
+    """The output folder, if it may be written.
+
+    Raises:
+        InputError: It is a file, or holds something that is not to be replaced.
+        OSError: It cannot be written.
+    """
+    path = Path(options.output_dir)
+    if path.exists() and not path.is_dir():
+        raise InputError(f"output_dir {path} is a file; name a folder")
+    if path.is_dir() and any(path.iterdir()):
+        if not options.overwrite:
+            raise InputError(f"output_dir {path} is not empty; name another, or pass --overwrite")
+        if not _is_ours(path):
+            raise InputError(
+                f"output_dir {path}: --overwrite leaves this folder alone, no best_of_n wrote it"
+            )
+    data = Path(str(options.dataset_name)).expanduser()
+    if data.exists() and data.resolve().is_relative_to(path.resolve()):
+        raise InputError(f"output_dir {path} holds the dataset itself; name another folder")
+    check_writable("output_dir", path)
+    return path
+
+
+def _is_ours(folder: Path) -> bool:
+    try:
+        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(record, dict) and record.get("recipe") == "best_of_n"
+
+
+def load_task(choices: Choices, options: BestOfNArguments) -> on_policy.Task:
+    """Prompts, policy and rewards, located and checked; nothing large is loaded yet.
+
+    Raises:
+        InputError: Something that was named cannot be used.
+        OSError: The Hub cannot be reached, or refuses.
+    """
+    # Nothing is trained, so nothing is held out.
+    further = {
+        "dataset_train_split": options.dataset_split,
+        "test_split_size": 0.0,
+    }
+    return on_policy.load_task(replace(choices, values=choices.values | further))
+
+
+def prepare(run: Run, options: BestOfNArguments, task: on_policy.Task) -> Job:
+    """Loads policy and rewards, and leaves out prompts that do not fit.
+
+    Raises:
+        InputError: Prompts, rewards and policy do not fit each other.
+        OSError: A file cannot be read or downloaded.
+    """
+    from hf_align.recipes._evaluation import load_policy
+    from hf_align.recipes._models import load_tokenizer_and_config
+
+    tokenizer, config = load_tokenizer_and_config(task.source, False)
+    positions = getattr(config, "max_position_embeddings", None) or 10**9
+    if task.data.report.conversational and tokenizer.chat_template is None:
+        raise InputError(
+            f"model {task.source['name']} has no chat template, and the prompts are conversations; "
+            "choose a chat model, or one that hf_align.recipes.sft gave a template"
+        )
+    on_testbed = options.dataset_name == TESTBED
+    longest = options.max_new_tokens or (
+        MAX_NEW_TOKENS if on_testbed else min(_LONGEST, positions // 2)
+    )
+    rows = _fitting_rows(run, task.data.splits["train"], tokenizer, positions - longest, longest)
+    if options.num_prompts is not None and options.num_prompts < len(rows):
+        chosen = np.random.default_rng(options.seed).permutation(len(rows))[: options.num_prompts]
+        rows = [rows[index] for index in np.sort(chosen)]
+    prompts = [row["prompt"] for row in rows]
+    names = options.reward_columns or []
+    device = _device()
+    rewards = task.rewards(device)
+    on_policy.say_parity(run, rewards, tokenizer)
+    proxy, gold = on_policy.proxy_of(rewards, options.reward_weights), task.gold(device)
+    some = {name: {repr(row["prompt"]): row[name] for row in rows[:2]} for name in names}
+    for reward in (gold, proxy):
+        inputs.try_gold(reward, prompts, some)
+    policy = load_policy(task.source["path"], task.source["revision"], options.dtype)
+    columns = {name: [row[name] for row in rows] for name in names}
+    return Job(policy, tokenizer, prompts, columns, proxy, gold, longest)
+
+
+def _device() -> str:
+    import torch
+
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return "cpu" if found is None else str(found)
+
+
+def _fitting_rows(
+    run: Run, split: Any, tokenizer: Any, room: int, longest: int
+) -> list[dict[str, Any]]:
+    """The rows with distinct prompts of at most `room` tokens."""
+    from hf_align.recipes._training import num_tokens
+
+    distinct = list({repr(row["prompt"]): row for row in split}.values())
+    fitting = [row for row in distinct if 0 < num_tokens(tokenizer, row["prompt"]) <= room]
+    if len(fitting) < 2:
+        raise InputError(
+            f"{len(fitting)} of {len(distinct)} distinct prompts leave room for max_new_tokens "
+            f"{longest} in the model's positions, and an interval needs 2; lower --max_new_tokens "
+            "or name more prompts"
+        )
+    if len(fitting) < len(distinct):
+        run.warn(
+            f"{len(distinct) - len(fitting)} of {len(distinct)} prompts are left out: longer than "
+            f"{room} tokens, or empty"
+        )
+    return fitting
+
+
+def begin(
+    run: Run,
+    path: Path,
+    choices: Choices,
+    options: BestOfNArguments,
+    task: on_policy.Task,
+    job: Job,
+) -> None:
+    """Starts the records of the run, `run.json` and `lineage.json`."""
+    lineage = inputs.lineage(task.source, task.data, job.gold)
+    lineage["reward_models"] = [job.proxy.source or {"name": job.proxy.name}]
+    config = asdict(options) | {"max_new_tokens": job.max_new_tokens}
+    with writing(path):
+        begin_run(run, choices, config, lineage)
+    run.record["name"] = path.resolve().name
+
+
+def draw_pool(job: Job, options: BestOfNArguments) -> Drawn:
+    """Draws and scores the pool; gold scores all of it too.
+
+    Raises:
+        InputError: A reward does not give one finite score per completion, or does not tell any two
+            completions of a prompt apart.
+    """
+    pool = best_of_n(
+        job.policy,
+        job.tokenizer,
+        job.prompts,
+        _checked(job.proxy),
+        num_samples=options.num_samples,
+        select_n=options.select_n,
+        max_new_tokens=job.max_new_tokens,
+        temperature=options.temperature,
+        batch_size=options.batch_size,
+        seed=options.seed,
+        columns=job.columns,
+        progress=True,
+    )
+    if options.select_n > 1 and not np.ptp(pool.scores, axis=1).any():
+        raise InputError(
+            f"reward {job.proxy.name} gives all completions of each prompt the same score, so "
+            "there is nothing to choose by; name another --reward_model"
+        )
+    gold = None
+    if job.gold is not None:
+        samples = pool.samples
+        further = {
+            name: [values[prompt] for prompt in samples.prompt_index]
+            for name, values in job.columns.items()
+        }
+        given = _checked(job.gold)(
+            prompts=samples.completion_prompts, completions=samples.completions, **further
+        )
+        gold = np.array(given).reshape(pool.scores.shape)
+    logps, consistency = _measured(job, options, pool)
+    return Drawn(pool, gold, logps, consistency)
+
+
+def _checked(reward: Gold) -> Callable[..., list[float]]:
+    """The reward, whose mistakes then name it."""
+
+    def score(prompts: list[Text], completions: list[Text], **columns: object) -> list[float]:
+        scores = reward.reward(prompts=prompts, completions=completions, **columns)
+        return checked_scores(scores, len(completions), reward.name)
+
+    return score
+
+
+def _measured(
+    job: Job, options: BestOfNArguments, pool: Pool
+) -> tuple[np.ndarray, ConsistencyCheck]:
+    """(G, N) log-probabilities, and whether the draws fit the model's own distribution.
+
+    KL from the uniform distribution over tokens is L log V - entropy by Rao-Blackwell and log p + L
+    log V by k1, so the check of policy against reference serves without a reference.
+    """
+    known = pool.logps is not None
+    every = np.arange(pool.scores.size).reshape(pool.scores.shape)
+    rows = every[:, 0] if known else every.ravel()
+    scores = score_samples(
+        job.policy,
+        job.policy,
+        pool.samples.take(rows),
+        batch_size=options.batch_size,
+        temperature=options.temperature,
+    )
+    logps = pool.logps if known else scores.logp.reshape(pool.scores.shape)
+    uniform = scores.length * math.log(job.policy.config.get_text_config().vocab_size)
+    consistency = check_consistency(
+        uniform + logps.ravel()[rows],
+        uniform - scores.entropy * scores.length,
+        pool.samples.prompt_index[rows],
+    )
+    return logps, consistency
+
+
+def write_winners(draft: Path, pool: Pool) -> None:
+    """The winners as SFT data: `prompt`, `completion`, `score`, `pool_size`, `ended`.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    import pyarrow as pa
+
+    winners = pool.selected
+    table = pa.table(
+        {
+            "prompt": winners.completion_prompts,
+            "completion": winners.completions,
+            "score": pa.array(pool.selected_scores, pa.float64()),
+            "pool_size": pa.array([pool.select_n] * len(winners), pa.int64()),
+            "ended": pa.array(winners.ended.tolist(), pa.bool_()),
+        }
+    )
+    writer = ShardWriter(draft / "data", table.schema)
+    writer.write(table)
+    writer.close()
