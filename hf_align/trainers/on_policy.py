@@ -113,6 +113,11 @@ class OnPolicyTrainer(OnPolicyCheckpoints, Rollouts, RLOOTrainer):
         self.controller = setup.controller_of(args, setup.num_rollouts(args, train_dataset))
         self._attach(value, reference)
         self.language = self._language_loss(ptx_dataset)
+        self._begin()
+        self.add_callback(CleanStop(self))
+
+    def _begin(self) -> None:
+        """The state of a run that has made no rollout yet."""
         self.rollout: Rollout | None = None
         self.stop_reason: str | None = None
         self._stop_kl: float | None = None
@@ -122,10 +127,9 @@ class OnPolicyTrainer(OnPolicyCheckpoints, Rollouts, RLOOTrainer):
         self._leaving = False
         self._sums: dict[str, torch.Tensor] = {}
         self._update_kl = torch.zeros(2, device=self.accelerator.device)
-        self._cycle = args.steps_per_generation * args.num_iterations
+        self._cycle = self.args.steps_per_generation * self.args.num_iterations
         self._num_evaluated = 0
         self._clock: dict[str, float] = {}
-        self.add_callback(CleanStop(self))
 
     # -- hooks of a subclass ----------------------------------------------------------------------
 
@@ -198,7 +202,9 @@ class OnPolicyTrainer(OnPolicyCheckpoints, Rollouts, RLOOTrainer):
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         """One slice: rolls out where it is time, then forward and backward passes by length."""
-        model.train()
+        # Its modules are many; an evaluation may have told the model inside a wrapper alone.
+        if not (model.training and self.model.training):
+            model.train()
         if self._step % self._cycle == 0 or self.rollout is None:
             self._close_clock()
             self._leaving = False
@@ -339,7 +345,9 @@ class OnPolicyTrainer(OnPolicyCheckpoints, Rollouts, RLOOTrainer):
         self._clock = {"start": time.perf_counter()}
 
     @contextlib.contextmanager
-    def _timed(self, phase: str) -> Iterator[None]:
+    def _timed(self, phase: str, mode: str) -> Iterator[None]:
         started = time.perf_counter()
         yield
+        if mode == "eval":
+            return  # the clock is the training's
         self._clock[phase] = self._clock.get(phase, 0.0) + time.perf_counter() - started

@@ -27,8 +27,7 @@ class OnPolicyConfig(RLOOConfig):
     one optimizer step; `num_mini_batches` steps one pass over a rollout; `num_iterations` passes.
 
     Raises:
-        InputError: An option is out of range, or two exclude each other.
-        ValueError: TRL's own checks.
+        InputError: An option is out of range, two exclude each other, or TRL refuses one.
     """
 
     num_generations: int | None = _option(1, "Completions per prompt of a rollout.")
@@ -97,7 +96,7 @@ class OnPolicyConfig(RLOOConfig):
         except ValueError as error:
             # The last statement of TRL's check, which is about its own leave-one-out baseline.
             if self.num_generations != 1 or "at least 2 generations" not in str(error):
-                raise
+                raise InputError(" ".join(str(error).split())) from error
         if self.steps_per_generation % self.gradient_accumulation_steps:
             raise InputError(
                 f"a rollout of {self.steps_per_generation} slices does not divide into optimizer "

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 
 from hf_align.rewards import shape_scores, transformed_scores
 from hf_align.sampling.decoding import can_draw, draw
@@ -17,7 +18,7 @@ from hf_align.trainers.rollout import Rollout, completion_mask, padded, passes, 
 from hf_align.types import InputError
 
 # A forward pass costs about as much as so many more tokens in one that is made anyway.
-_PASS_OVERHEAD = {"cpu": 128}
+_PASS_OVERHEAD = {"cpu": 64}
 _PASS_OVERHEAD_GPU = 4096
 
 # Streams of random numbers: training, evaluation and the reference draw from different ones.
@@ -37,16 +38,17 @@ class Rollouts:
         index = self._step // self._cycle
         if mode == "eval":
             index, self._num_evaluated = self._num_evaluated, self._num_evaluated + 1
-        with self._timed("generate"):
+        with self._timed("generate", mode):
             drawn = self._draw(prompts, mode, index)
         prompt_ids, completion_ids, completions, logps, values = drawn
         mask = completion_mask(completion_ids, self.accelerator.device)
         rollout = Rollout(prompt_ids, completion_ids, mask, logps, mask, values=values)
-        with self._timed("score"):
+        with self._timed("score", mode):
             self._score_tokens(rollout)
-        with self._timed("reward"):
-            scores = self._scores(inputs, prompts, completions, completion_ids)
+        with self._timed("reward", mode):
+            scores = self._scores(inputs, prompts, completions, completion_ids, mode)
             references = self._reference_scores(inputs, prompts, index)
+        self._keep_user_logs(mode)
         self._finish(rollout, scores, references, mode)
         if mode == "train" and self.args.log_completions:
             self._keep_completions(prompts, completions, scores)
@@ -65,7 +67,7 @@ class Rollouts:
         exact = self._is_exact()
         head = getattr(self.causal_model, "value_head", None) if exact else None
         stream = _TRAIN if mode == "train" else _EVAL
-        with self._scoring(), self.accelerator.autocast():
+        with self.accelerator.autocast():
             drawn = draw(
                 self.model,
                 prompt_ids,
@@ -195,10 +197,7 @@ class Rollouts:
             for place, flat in ((0, output[0]), (1, output[2])):
                 if flat is not None:
                     table = filled.setdefault(place, torch.zeros_like(rollout.mask))
-                    width = max(lengths)
-                    block = torch.zeros(len(rows), width, device=device)
-                    block[completion_mask([[0] * n for n in lengths], device).bool()] = flat.float()
-                    table[where, :width] = block
+                    table[where] = rows_of(flat.split(lengths), table.shape[1], device)
         return filled.get(0), filled.get(1)
 
     @contextlib.contextmanager
@@ -219,8 +218,8 @@ class Rollouts:
 
     # -- rewards ----------------------------------------------------------------------------------
 
-    def _scores(self, inputs, prompts, completions, completion_ids) -> np.ndarray:
-        """(N,) weighted scores of all processes' completions."""
+    def _scores(self, inputs, prompts, completions, completion_ids, mode=None) -> np.ndarray:
+        """(N,) weighted scores of all processes' completions; each reward's mean goes to `mode`."""
         table = self._calculate_rewards(inputs, prompts, completions, completion_ids)
         unscored = torch.isnan(table).all(dim=1)
         if unscored.any():
@@ -229,8 +228,7 @@ class Rollouts:
                 "a number from at least one"
             )
         for name, column in zip(self.reward_func_names, table.T, strict=True):
-            if len(self.reward_func_names) > 1:
-                mode = "train" if self.model.training else "eval"
+            if mode is not None and len(self.reward_func_names) > 1:
                 self._metrics[mode][f"reward/score/{name}"].append(column.nanmean().item())
         weights = self.reward_weights.to(table.device)
         return (table * weights).nansum(dim=1).double().cpu().numpy()
@@ -244,10 +242,17 @@ class Rollouts:
             ids = [prompt_tokens(a, self._tokenizer) if isinstance(a, str) else [] for a in answers]
             return self._scores(inputs, prompts, answers, ids)[:, None]
         count = self.args.num_reference_samples
+        every = [ids for ids in self._tokenized(prompts) for _ in range(count)]
+        if not self._draws_itself(max(map(len, every))):
+            raise InputError(
+                f"score_transform {self.args.score_transform} compares with completions of the "
+                "reference, which this model or engine cannot draw here; give the data a column "
+                "`completion`"
+            )
         with self._scoring(), self._as_reference() as reference, self.accelerator.autocast():
             drawn = draw(
                 self.accelerator.unwrap_model(reference),
-                [ids for ids in self._tokenized(prompts) for _ in range(count)],
+                every,
                 max_new_tokens=self.max_completion_length,
                 temperature=self.temperature,
                 end_ids=self.eos_token_ids,
@@ -323,10 +328,19 @@ class Rollouts:
                 "ends here"
             )
 
+    def _keep_user_logs(self, mode: str) -> None:
+        """Takes over what reward functions logged through TRL's `log_metric` and `log_extra`."""
+        logged = gather_object([dict(self._pending_metrics)])
+        for name in sorted({name for metrics in logged for name in metrics}):
+            values = [value for metrics in logged for value in metrics.get(name, [])]
+            self._metrics[mode][name].append(sum(values) / len(values))
+        self._pending_metrics.clear()
+        for name, values in self._pending_extra_logs.items():
+            self._logs["extra"][name].extend(values)
+        self._pending_extra_logs.clear()
+
     def _keep_completions(self, prompts, completions, scores: np.ndarray) -> None:
         """Hands the rollout to TRL's table of completions."""
-        from accelerate.utils import gather_object
-
         self._logs["prompt"].extend(gather_object(prompts))
         self._logs["completion"].extend(gather_object(completions))
         self._logs["rewards"]["score"].extend(scores.tolist())

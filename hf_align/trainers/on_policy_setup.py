@@ -36,8 +36,10 @@ def check_data(dataset: Any, args: OnPolicyConfig) -> None:
         raise InputError("train_dataset has images, and on-policy training takes text only")
     try:
         size = len(dataset)
-    except TypeError:
-        return  # a stream
+    except TypeError as error:
+        if args.max_steps <= 0:
+            raise InputError("train_dataset is a stream without an end; give max_steps") from error
+        return
     needed = args.generation_batch_size // args.num_generations
     if size < needed:
         raise InputError(

@@ -60,6 +60,7 @@ class PPOTrainer(OnPolicyTrainer):
         "citation": "",
     }
     config_class: ClassVar[type] = PPOConfig
+    _sorted: tuple[Any, list, list] | None = None
 
     def _make_value_model(self, policy, models, tokenizer, args, peft_config) -> Any:
         from peft import PeftModel
@@ -197,10 +198,17 @@ class PPOTrainer(OnPolicyTrainer):
         if self.is_deepspeed_enabled or getattr(self.accelerator.state, "fsdp_plugin", None):
             return super()._clip_grad_norm(model)
         limit = self.args.max_grad_norm
-        named = list(model.named_parameters())
-        value = [p for name, p in named if is_value_parameter(name)]
-        policy = [p for name, p in named if not is_value_parameter(name)]
+        policy, value = self._networks(model)
         norm = self.accelerator.clip_grad_norm_(policy, limit)
         # Not through the accelerator again: its scaler refuses to unscale twice in one step.
         torch.nn.utils.clip_grad_norm_(value, limit)
         return norm
+
+    def _networks(self, model: Any) -> tuple[list, list]:
+        """Parameters of policy and value model, sorted out once: a step asks every time."""
+        if self._sorted is None or self._sorted[0] is not model:
+            named = list(model.named_parameters())
+            policy = [p for name, p in named if not is_value_parameter(name)]
+            value = [p for name, p in named if is_value_parameter(name)]
+            self._sorted = model, policy, value
+        return self._sorted[1:]

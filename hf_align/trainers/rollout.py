@@ -10,7 +10,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from hf_align.trainers.microbatches import partition
 
@@ -55,10 +58,11 @@ class Rollout:
     def flat(self, name: str, rows: Sequence[int]) -> torch.Tensor:
         """A (B, T) tensor's entries on the completion tokens of some rows, (M,), row by row."""
         tensor = getattr(self, name)
-        device = tensor.device
-        lengths = torch.tensor([len(self.completion_ids[row]) for row in rows], device=device)
-        inside = torch.arange(tensor.shape[1], device=device) < lengths.unsqueeze(1)
-        return tensor[torch.as_tensor(rows, device=device)][inside]
+        # Places counted here: a mask on a GPU would have to be waited for.
+        starts = np.asarray(rows) * tensor.shape[1]
+        lengths = [len(self.completion_ids[row]) for row in rows]
+        places = [np.arange(s, s + n) for s, n in zip(starts, lengths, strict=True)]
+        return tensor.reshape(-1)[torch.from_numpy(np.concatenate(places)).to(tensor.device)]
 
     def state_dict(self) -> dict[str, Any]:
         """Everything, as lists and CPU tensors."""
@@ -93,8 +97,9 @@ def padded(
 
 def rows_of(values: Sequence[Sequence[float]], width: int, device: Any) -> torch.Tensor:
     """Ragged rows as one (B, width) float tensor, padded with 0."""
-    padded_rows = [[*map(float, row)] + [0.0] * (width - len(row)) for row in values]
-    return torch.tensor(padded_rows, dtype=torch.float32, device=device)
+    rows = [torch.as_tensor(row, dtype=torch.float32, device=device) for row in values]
+    table = pad_sequence(rows, batch_first=True)
+    return F.pad(table, (0, width - table.shape[1]))
 
 
 def completion_mask(completions: Sequence[Sequence[int]], device: Any) -> torch.Tensor:

@@ -32,8 +32,11 @@ class ValueModel(nn.Module):
         self.backbone = backbone
         self.head = head
 
-    def forward(self, input_ids: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
-        """Values (M,) where `chosen` (B, T − 1) is true, of sequences padded on the right."""
+    def forward(self, input_ids: torch.Tensor, chosen: Any) -> torch.Tensor:
+        """Values (M,) of the `chosen` states, of sequences padded on the right.
+
+        `chosen` is a mask (B, T − 1), or the indices of its true entries, one tensor per dimension.
+        """
         hidden = self.backbone(input_ids=input_ids, use_cache=False).last_hidden_state
         return self.head(hidden[:, :-1][chosen]).squeeze(-1).float()
 
