@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install dpo test lint clean
+.PHONY: install dpo goodhart test lint clean
 
 install: .venv/.installed
 
@@ -13,6 +13,9 @@ install: .venv/.installed
 
 dpo: install
 	$(BIN)/python -m hf_align.recipes.dpo $(ARGS)
+
+goodhart: install
+	$(BIN)/python -m hf_align.recipes.goodhart $(ARGS)
 
 test: install
 	$(BIN)/python -m pytest $(ARGS)

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hf_align.trainers.diagnostics import DiagnosticsCallback as DiagnosticsCallback
     from hf_align.trainers.on_policy_config import PPOConfig as PPOConfig
     from hf_align.trainers.on_policy_config import ReinforceConfig as ReinforceConfig
     from hf_align.trainers.ppo import PPOTrainer as PPOTrainer
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from hf_align.trainers.reinforce import ReinforceTrainer as ReinforceTrainer
 
 _HOMES = {
+    "DiagnosticsCallback": "diagnostics",
     "PPOConfig": "on_policy_config",
     "PPOTrainer": "ppo",
     "RankingTrainer": "ranking",

@@ -1,8 +1,7 @@
-"""Callbacks for any TRL trainer: `metrics.jsonl`, warnings worth reading, audits, a quiet progress
-bar.
+"""Callbacks for any TRL trainer: `metrics.jsonl`, warnings worth reading, a quiet progress bar.
 
-Torch-free in what they compute; they read the logs that the trainer makes and call functions given
-to them.
+Torch-free in what they compute; they read the logs that the trainer makes. Audits are in
+`diagnostics`.
 """
 
 from __future__ import annotations
@@ -15,6 +14,8 @@ from typing import Any, ClassVar
 
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
+
+from hf_align.types import InputError
 
 
 class MetricsFile(TrainerCallback):
@@ -119,47 +120,7 @@ class PreferenceWarnings(TrainerCallback):
             self.tell(message)
 
 
-class Audit(TrainerCallback):
-    """Calls `measure(model, step)` before the first step, every `every` steps, and after the last.
-
-    Args:
-        measure: Returns metrics, which are logged as `audit/<name>`; it must leave the model and
-            the global random state as they were.
-        every: Steps between audits; 0 audits only before and after.
-        record: Called with each audit's metrics.
-    """
-
-    def __init__(
-        self,
-        measure: Callable[[Any, int], dict[str, float]],
-        every: int,
-        record: Callable[[dict[str, Any]], None],
-    ):
-        self.measure, self.every, self.record = measure, every, record
-        self.audited: int | None = None
-
-    def on_train_begin(self, args, state, control, model=None, **kwargs):
-        if state.global_step == 0:
-            self._audit(state, model)
-
-    def on_step_end(self, args, state, control, model=None, **kwargs):
-        last = state.global_step == state.max_steps
-        if last or (self.every and state.global_step % self.every == 0):
-            self._audit(state, model)
-
-    def on_train_end(self, args, state, control, model=None, **kwargs):
-        """A training that stops before its last step is audited where it stopped."""
-        if state.global_step != self.audited and state.global_step < state.max_steps:
-            self._audit(state, model)
-
-    def _audit(self, state, model) -> None:
-        self.audited = state.global_step
-        if state.is_world_process_zero:
-            metrics = self.measure(model, state.global_step)
-            self.record({"step": state.global_step} | metrics)
-
-
-class AlreadyTrained(Exception):
+class AlreadyTrained(InputError):
     """The checkpoint that training resumes from is the last one: no step is left."""
 
 
@@ -174,7 +135,7 @@ class NoExtraStep(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.global_step >= state.max_steps:
-            raise AlreadyTrained
+            raise AlreadyTrained(f"the run has taken its {state.max_steps} steps")
 
 
 class Progress(TrainerCallback):
@@ -204,8 +165,10 @@ class Progress(TrainerCallback):
             self.bar.update(1)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if self.bar is not None and logs:
-            shown = {name: f"{logs[key]:.3f}" for key, name in self._SHOWN.items() if key in logs}
+        if self.bar is None or not logs:
+            return
+        shown = {name: f"{logs[key]:.3f}" for key, name in self._SHOWN.items() if key in logs}
+        if shown:  # an audit's log has none of them
             self.bar.set_postfix(shown, refresh=False)
 
     def on_train_end(self, args, state, control, **kwargs):

@@ -8,7 +8,6 @@ from transformers import TrainerControl, TrainerState
 
 from hf_align.trainers.callbacks import (
     AlreadyTrained,
-    Audit,
     MetricsFile,
     NoExtraStep,
     PreferenceWarnings,
@@ -156,38 +155,6 @@ class TestPreferenceWarnings:
         assert len(said) == 1
 
 
-class TestAudit:
-    def steps_audited(self, every, max_steps=12, start=0, main=True):
-        measured, recorded = [], []
-
-        def measure(model, step):
-            assert model == "the model"
-            measured.append(step)
-            return {"kl/sequence": step / 10}
-
-        callback = Audit(measure, every, recorded.append)
-        state = state_at(start, max_steps, main)
-        callback.on_train_begin(None, state, TrainerControl(), model="the model")
-        for step in range(start + 1, max_steps + 1):
-            state.global_step = step
-            callback.on_step_end(None, state, TrainerControl(), model="the model")
-        assert recorded == [{"step": step, "kl/sequence": step / 10} for step in measured]
-        return measured
-
-    @pytest.mark.parametrize(
-        ("every", "steps"),
-        [(4, [0, 4, 8, 12]), (5, [0, 5, 10, 12]), (12, [0, 12]), (100, [0, 12]), (0, [0, 12])],
-    )
-    def test_before_the_first_step_every_so_many_and_after_the_last(self, every, steps):
-        assert self.steps_audited(every) == steps
-
-    def test_a_resumed_run_is_not_audited_where_it_begins(self):
-        assert self.steps_audited(4, start=4) == [8, 12]
-
-    def test_other_processes_measure_nothing(self):
-        assert self.steps_audited(4, main=False) == []
-
-
 class TestNoExtraStep:
     @pytest.mark.parametrize("step", [12, 13])
     def test_nothing_is_trained_past_the_last_step(self, step):
@@ -204,6 +171,7 @@ class TestProgress:
         callback = Progress()
         begin(callback, state_at(4))
         tell(callback, 5, loss=0.25, rewards_margins=1.5)
+        tell(callback, 5, audit_gold=2.0)  # an audit's log shows nothing, and hides nothing
         for step in range(5, 13):
             callback.on_step_end(None, state_at(step), TrainerControl())
         callback.on_train_end(None, state_at(12), TrainerControl())

@@ -45,13 +45,13 @@ SAMPLED = {
 
 def run(name, folder, *, world, options, fixed, resume=None):
     """Trains as one of `world` processes; returns weights, logs and what the run ended with."""
-    import conftest
+    import tiny_trainers as tiny
 
     from hf_align.rewards import RewardModel
 
-    words = conftest.word_tokenizer()
-    reward = RewardModel.from_members([(conftest.build_reward(words), words)], name="tiny")
-    prompts, named = conftest.build_prompts(), {}
+    words = tiny.word_tokenizer()
+    reward = RewardModel.from_members([(tiny.build_reward(words), words)], name="tiny")
+    prompts, named = tiny.build_prompts(), {}
     data = {"prompt": prompts}
     if "ptx_coefficient" in options:
         # Texts of one length: a mean over texts is then one over tokens.
@@ -61,7 +61,7 @@ def run(name, folder, *, world, options, fixed, resume=None):
         named["eval_dataset"] = Dataset.from_dict({"prompt": prompts[:16]})
     if "mle_coefficient" in options:
         data["completion"] = [f"{prompt.split()[1]} please" for prompt in prompts]
-    trainer = conftest.build_trainer(
+    trainer = tiny.build_trainer(
         "reinforce" if name == "reinforce" else "ppo",
         folder,
         words,
@@ -71,7 +71,7 @@ def run(name, folder, *, world, options, fixed, resume=None):
         **{"per_device_train_batch_size": 16 // world, "max_steps": 8} | options,
     )
     if fixed:
-        conftest.draw_fixed(trainer)
+        tiny.draw_fixed(trainer)
     trainer.train(resume_from_checkpoint=resume)
     return {
         "weights": {n: p.detach().clone() for n, p in trainer.model.named_parameters()},

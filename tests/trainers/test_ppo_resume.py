@@ -94,7 +94,7 @@ def test_a_run_resumed_within_a_rollout_is_the_same_run(setup, make_trainer, mak
 KILLED = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})
-from conftest import build_reward, build_trainer, word_tokenizer
+from tiny_trainers import build_reward, build_trainer, word_tokenizer
 from transformers import TrainerCallback
 from hf_align.rewards import RewardModel
 
