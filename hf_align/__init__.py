@@ -23,12 +23,14 @@ if TYPE_CHECKING:
     from hf_align.sampling import sample_completions as sample_completions
     from hf_align.testbed import build_testbed as build_testbed
     from hf_align.testbed import gold_reward as gold_reward
+    from hf_align.trainers import DiagnosticsCallback as DiagnosticsCallback
     from hf_align.trainers import PPOConfig as PPOConfig
     from hf_align.trainers import PPOTrainer as PPOTrainer
     from hf_align.types import Estimate as Estimate
     from hf_align.types import InputError as InputError
 
 _HOMES = {
+    "DiagnosticsCallback": "trainers",
     "Estimate": "types",
     "InputError": "types",
     "PPOConfig": "trainers",

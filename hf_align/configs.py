@@ -1,8 +1,9 @@
 """Every option of ours that a YAML file or the command line may set, grouped by what it governs.
 
 Trainer and model options are TRL's own (`DPOConfig`, `SFTConfig`, `ModelConfig`); the fields here
-never reuse one of their names, but for `InspectArguments` and `FilterArguments`, which have no
-trainer beside them. All fields have a default, and none of this imports torch.
+never reuse one of their names, but for `InspectArguments`, `FilterArguments` and
+`BestOfNArguments`, which have no trainer beside them. All fields have a default, and none of this
+imports torch.
 """
 
 from __future__ import annotations
@@ -100,6 +101,17 @@ class EvaluationArguments:
         0, "Sample, score and measure the KL every this many steps (0: only before and after)."
     )
     num_audit_prompts: int = _option(256, "Prompts of one audit, apart from the evaluation's.")
+    keep_best: bool = _option(
+        True, "Keep the audited checkpoint with the best gold in best/ (needs audits and gold)."
+    )
+    kl_budget: float | None = _option(
+        None, "End the run when an audit finds a sequence KL above this many nats."
+    )
+    stop_when_gold_falls: bool = _option(
+        False,
+        "End the run when gold is below its best audit, by a test that errs in 5 % of runs however "
+        "often one audits.",
+    )
 
 
 @dataclass
@@ -250,6 +262,101 @@ class RewardArguments:
     num_eval_samples: int = _option(4, "Its completions per prompt.")
     eval_max_new_tokens: int = _option(256, "Longest of these completions.")
     eval_generation_batch_size: int = _option(64, "Completions sampled at a time.")
+
+
+@dataclass
+class BestOfNArguments:
+    """Whose completions are drawn, how many of which prompts, and what chooses among them."""
+
+    model_name_or_path: str | None = _option(
+        None, "The policy that is sampled: folder, Hub id, or 'testbed'."
+    )
+    model_revision: str | None = _option(None, "Branch, tag or commit of a Hub model.")
+    dtype: str | None = _option(
+        None, "Of the policy's weights, for example bfloat16; without it the saved one."
+    )
+    reward_model: list[str] | None = _option(
+        None,
+        "What chooses: a reward model or ensemble (path or Hub id), 'package.module:function', "
+        "'file.py:function', 'bleu', or 'testbed'; several are added up with --reward_weights.",
+    )
+    reward_weights: list[float] | None = _option(None, "Weight of each reward; 1 without it.")
+    reward_columns: list[str] | None = _option(
+        None, "Columns of the data that the rewards read, such as references."
+    )
+    gold_reward: str | None = _option(
+        None, "What counts as the truth, as in the dpo recipe; 'testbed' for the testbed."
+    )
+    dataset_name: str | None = _option(
+        None, "Prompts: Hub id, local file (.jsonl[.gz], .parquet, .csv), folder, or 'testbed'."
+    )
+    dataset_config: str | None = _option(
+        None, "Configuration of the dataset (of the testbed: 'conversational')."
+    )
+    dataset_revision: str | None = _option(
+        None, "Branch, tag or commit of a Hub dataset; resolved to a commit and recorded."
+    )
+    dataset_split: str = _option("train", "Split whose prompts are answered.")
+    prompt_column: str | None = _option(None, "Column to use as `prompt`.")
+    messages_column: str | None = _option(None, "Column to use as `messages`.")
+    invalid_rows: Literal["error", "drop"] = _option(
+        "error", "Stop at the first unusable row, or drop such rows and count them in the report."
+    )
+    num_prompts: int | None = _option(512, "Answer so many of the prompts; null for all.")
+    num_samples: int = _option(16, "Completions drawn per prompt, the pool.")
+    select_n: int | None = _option(
+        None, "Keep the best of the first so many of the pool; of all without it."
+    )
+    max_new_tokens: int | None = _option(
+        None, "Longest completion; 256 without it, or half of the model's positions."
+    )
+    temperature: float = _option(1.0, "Divides the policy's logits.")
+    batch_size: int = _option(64, "Completions drawn at a time.")
+    output_dir: str = _option("outputs/best_of_n", "Folder for the completions and the report.")
+    overwrite: bool = _option(False, "Replace the run already in output_dir.")
+    push_to_hub: bool = _option(False, "Not offered: `hf upload` takes the folder's data/.")
+    seed: int = _option(42, "Seed of the draws, and of how ties are broken.")
+
+
+@dataclass
+class GoodhartArguments:
+    """Which runs are compared, by what, and what the report may cost."""
+
+    runs: list[str] | None = _option(
+        None,
+        "Run directories, or Hub ids of published runs; without any, a small sweep is trained on "
+        "the testbed.",
+    )
+    gold_reward: str | None = _option(
+        None, "What counts as the truth, instead of what the runs were judged by; as in dpo."
+    )
+    reward_model: list[str] | None = _option(
+        None, "The proxy, instead of what each run was trained on; several are added up."
+    )
+    reference: str | None = _option(
+        None, "Folder or Hub id of the reference, where the runs' own is not at hand by its name."
+    )
+    dataset_name: str | None = _option(
+        None, "Data with the held-out prompts, where the first run's own are not at hand."
+    )
+    num_eval_prompts: int | None = _option(None, "Held-out prompts that every policy answers.")
+    num_eval_samples: int | None = _option(None, "Completions per prompt and policy, 2 or more.")
+    eval_max_new_tokens: int | None = _option(None, "Longest completion sampled.")
+    eval_generation_batch_size: int | None = _option(None, "Completions sampled at a time.")
+    best_of_n: int | None = _option(
+        None,
+        "Completions per prompt of the reference, for best-of-n beside the runs (0: none); 64 on "
+        "the testbed, otherwise 16.",
+    )
+    kl_budget: float | None = _option(None, "Sequence KL, nats, beyond which a policy is reported.")
+    fail_on: list[Literal["over_optimised", "invalid", "no_gain", "inconclusive"]] | None = _option(
+        None, "Exit with code 3 if a run has one of these verdicts; the report is still written."
+    )
+    output_dir: str = _option(
+        "outputs/goodhart", "Folder for the report, and for the sweep's runs."
+    )
+    overwrite: bool = _option(False, "Replace the report already in output_dir; runs there stay.")
+    seed: int = _option(42, "Seed of the samples.")
 
 
 @dataclass

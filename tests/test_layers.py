@@ -33,12 +33,13 @@ ALLOWED = dict.fromkeys(STAGES, LEAVES) | {
     "rewards": LEAVES | {"statistics"},
     "evaluation": {"types", "statistics"},
     # On-policy trainers draw their completions with the loop that everything else samples with.
-    "trainers": {"types", "configs", "rewards", "sampling", "diagnostics"},
+    # The record of a run's audits must appear whole, or a killed run could not go on.
+    "trainers": {"types", "files", "configs", "rewards", "sampling", "diagnostics"},
     "ui": {"types", "data", "feedback", "diagnostics", "evaluation", "hub"},
     "recipes": STAGES | LEAVES | {"statistics", "configs", "trainers"},
 }
 ONLY_IN = {
-    "matplotlib": {"diagnostics/plots.py"},
+    "matplotlib": {"diagnostics/plots.py", "diagnostics/goodhart_plots.py"},
     "gradio": {"ui"},
     "trl": {"trainers", "recipes"},
 }

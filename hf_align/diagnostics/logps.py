@@ -1,6 +1,7 @@
 """Scores completions with the policy and the reference: sequence KL, entropy, log-probabilities.
 
-`score_samples` measures sampled tokens, `pair_logps` given texts as TRL's DPO tokenises them.
+`score_samples` measures sampled tokens, `pair_logps` given texts as TRL's DPO tokenises them, and
+`answer_logps` the tokens that may follow a question.
 A forward pass takes as few completions as its (B, T, V) logits leave room for, and the float32
 log-softmax a slice of time steps at a time. Torch is imported on use; results are numpy.
 """
@@ -162,6 +163,39 @@ def pair_logps(
             batch = _padded([prompt_ids[i] for i in rows], [completion_ids[i] for i in rows])
             logps[scored[rows]] = _summed_logps(model, batch, time_chunk)
     return logps, lengths
+
+
+def answer_logps(
+    model, questions: list[list[int]], answers: list[int], *, batch_size: int = 16
+) -> np.ndarray:
+    """Log-probability of each candidate for the token that follows each question.
+
+    Args:
+        model: `transformers` causal LM or a PEFT model around one.
+        questions: Token ids of N questions, none empty.
+        answers: Token ids of the K candidates.
+        batch_size: Questions per forward pass.
+
+    Returns:
+        (N, K) nats.
+
+    Raises:
+        ValueError: If a question has no tokens.
+    """
+    import torch
+
+    # The first candidate stands in for the answer: what predicts it sees the question alone.
+    following = [answers[:1] for _ in questions]
+    _check_nonempty(questions, following)
+    result = np.empty((len(questions), len(answers)))
+    with _evaluation_mode(model), torch.no_grad():
+        batches = _length_sorted_batches(questions, following, batch_size, _vocabulary(model))
+        for rows in batches:
+            batch = _padded([questions[i] for i in rows], [following[i] for i in rows])
+            logits = _completion_logits(model, batch)[:, 0].float()
+            logps = torch.log_softmax(logits, dim=-1)[:, answers]
+            result[rows] = logps.cpu().numpy().astype(np.float64)
+    return result
 
 
 def _summed_logps(model, batch: _Batch, time_chunk: int) -> np.ndarray:

@@ -6,18 +6,18 @@ name is refused.
 
 from __future__ import annotations
 
-import html
 import json
 import math
-import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from hf_align.diagnostics.markdown import Table, escaped, number, samples_table, table_lines
 from hf_align.diagnostics.overoptimization import LABELS, MIN_PROMPTS, Curve, Verdict
 from hf_align.files import write_text
 from hf_align.statistics import clustered_mean
-from hf_align.types import Estimate, InputError, Text, content_of
+from hf_align.types import Estimate, InputError
 
 SCHEMA = 1
 
@@ -32,6 +32,12 @@ METRICS: dict[str, tuple[str, str, str]] = {
     "kl/sequence_k1": ("nats", "The same by k1 = log π − log π_ref; cross-check.", NEUTRAL),
     "kl/per_token": ("nats/token", "Sequence KL divided by the completion's length.", NEUTRAL),
     "kl/consistency_z": ("SE", "(k1 − Rao-Blackwell) / SE; beyond ±4 the report fails.", NEUTRAL),
+    "kl/best_of_n": (
+        "nats",
+        "KL(best-of-n‖base policy) by the log-probabilities of the winners.",
+        NEUTRAL,
+    ),
+    "kl/best_of_n_nominal": ("nats", "log n − (n − 1)/n, which bounds it from above.", NEUTRAL),
     "kl/coefficient": ("score/nat", "β of the KL penalty; a controller moves it.", NEUTRAL),
     "reward/score": ("score", "What the reward model emits.", UP),
     "reward/shaped": ("score", "The score after shaping.", UP),
@@ -99,6 +105,11 @@ METRICS: dict[str, tuple[str, str, str]] = {
         "Accuracy of ranking by log π(y) of a model trained on chosen.",
         NEUTRAL,
     ),
+    "accuracy/log_likelihood_per_token": (
+        "share",
+        "The same by log π(y) divided by the number of tokens.",
+        NEUTRAL,
+    ),
     "accuracy/generative_classifier": (
         "share",
         "Accuracy of a language model asked which one is better.",
@@ -150,6 +161,7 @@ def build_report(
     curve: Curve | None = None,
     warnings: list[str] | None = None,
     evaluation: dict | None = None,
+    tables: Sequence[Table] = (),
 ) -> dict:
     """Assembles the report of one run.
 
@@ -165,6 +177,7 @@ def build_report(
         curve: Gold and proxy per checkpoint.
         warnings: Sentences the reader must know.
         evaluation: Settings of the measurement: prompts, samples per prompt, temperature, seed.
+        tables: Further numbers, each table with its heading.
 
     Raises:
         ValueError: On an unknown metric name or a value that is NaN or infinite.
@@ -187,6 +200,7 @@ def build_report(
         "reference": reference,
         "verdict": {"label": verdict.label, "text": verdict.text},
         "metrics": {name: _shown(estimate).to_dict() for name, estimate in metrics.items()},
+        "tables": [table.to_dict() for table in tables],
         "figures": list(figures or []),
         "samples": samples,
         "curve": None if curve is None else _curve_points(curve),
@@ -209,8 +223,8 @@ def report_markdown(report: dict, figures_in: str = "") -> str:
 
     Generated text is escaped: it cannot add table cells, HTML, links or images.
     """
-    lines = [f"**{_escaped(report['verdict']['text'])}**", ""]
-    lines += [f"> Warning: {_escaped(warning)}\n" for warning in report["warnings"]]
+    lines = [f"**{escaped(report['verdict']['text'])}**", ""]
+    lines += [f"> Warning: {escaped(warning)}\n" for warning in report["warnings"]]
     lines += [
         f"Policy `{report['policy']}` against reference `{report['reference']}`.",
         "",
@@ -221,20 +235,20 @@ def report_markdown(report: dict, figures_in: str = "") -> str:
         unit, definition, direction = METRICS[name]
         interval = "–"
         if entry["low"] is not None and entry["high"] is not None:
-            interval = f"[{_number(entry['low'])}, {_number(entry['high'])}]"
+            interval = f"[{number(entry['low'])}, {number(entry['high'])}]"
         meaning = definition if direction == NEUTRAL else f"{definition} ({direction})"
-        cells = [f"`{name}`", _number(entry["value"]), interval, str(entry["n"]), unit, meaning]
+        cells = [f"`{name}`", number(entry["value"]), interval, str(entry["n"]), unit, meaning]
         lines.append(f"| {' | '.join(cells)} |")
     lines.append("")
+    for table in report.get("tables", ()):  # reports written before there were any have none
+        lines += table_lines(table)
     for figure in report["figures"]:
         title = Path(figure).stem.replace("_", " ").replace("-", " ")
         lines += [f"![{title}]({figures_in}{figure})", ""]
     if report["samples"]:
-        lines += ["### Samples, not selected", "", *_samples_table(report["samples"]), ""]
+        lines += ["### Samples, not selected", "", *samples_table(report["samples"]), ""]
     if report["evaluation"]:
-        settings = "; ".join(
-            f"{_escaped(k)}: {_escaped(v)}" for k, v in report["evaluation"].items()
-        )
+        settings = "; ".join(f"{escaped(k)}: {escaped(v)}" for k, v in report["evaluation"].items())
         lines += [f"Measured with {settings}.", ""]
     return "\n".join(lines)
 
@@ -307,36 +321,6 @@ def _curve_points(curve: Curve) -> list[dict]:
                 point[name] = clustered_mean(values[i], np.arange(values.shape[1])).to_dict()
         points.append(point)
     return points
-
-
-def _samples_table(samples: list[dict]) -> list[str]:
-    keys = list(samples[0])
-    rows = [f"| {' | '.join(_escaped(key.replace('_', ' ')) for key in keys)} |"]
-    rows.append("|" + "|".join("---" for _ in keys) + "|")
-    rows += [f"| {' | '.join(_cell(row[key]) for key in keys)} |" for row in samples]
-    return rows
-
-
-def _cell(value: float | int | Text) -> str:
-    if isinstance(value, (int, float)):
-        return _number(value)
-    return _escaped(content_of(value))
-
-
-def _number(value: float) -> str:
-    """Three significant digits, whole numbers in full."""
-    if abs(value) >= 100 or value == int(value):
-        return f"{value:.0f}"
-    return f"{value:.{2 - max(-2, math.floor(math.log10(abs(value))))}f}"
-
-
-def _escaped(text: object) -> str:
-    """Any text as inert Markdown that fits a table cell."""
-    text = html.escape(str(text), quote=False)
-    # A byte-level model samples control characters, which would make the page a binary file.
-    shown = (c if c.isprintable() or c in "\r\n\t" else "\ufffd" for c in text)
-    text = re.sub(r"([\\`*_\[\]|~$#!])", r"\\\1", "".join(shown))
-    return re.sub(r"\r\n|\r|\n", "<br>", text)
 
 
 def _plain(value: object) -> object:

@@ -5,6 +5,7 @@ Loaded and checked before torch is imported.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,12 +14,14 @@ import numpy as np
 
 from hf_align.configs import RewardArguments
 from hf_align.data import LoadedData, completions_and_ranks, ordered_pairs
-from hf_align.recipes._inputs import load_inputs
+from hf_align.recipes._inputs import TESTBED, load_inputs
 from hf_align.recipes._parser import Choices
 from hf_align.testbed import Testbed
 from hf_align.types import InputError, Text
 
 PAIRWISE = "pairwise"
+ANNOTATOR = "annotator"
+"""The testbed's column with each row's annotator, whose noise is known."""
 
 
 def check_reward(choices: Choices) -> None:
@@ -44,6 +47,12 @@ def check_reward(choices: Choices) -> None:
             f"margin_column {choices.get('margin_column')} has no effect on --loss {loss}; leave "
             "it out, or use --loss pairwise"
         )
+    sizes = choices.get("learning_curve") or []
+    if any(size < 1 for size in sizes):
+        raise InputError(f"learning_curve has the size {min(sizes)}; give numbers of at least 1")
+    for name in ("baselines", "learning_curve"):
+        if choices.get(name) and os.environ.get("WORLD_SIZE", "1") != "1":
+            raise InputError(f"{name} trains in one process; leave it out, or `accelerate launch`")
 
 
 def load_comparisons(
@@ -56,9 +65,27 @@ def load_comparisons(
         OSError: The Hub cannot be reached, or refuses.
     """
     task = "preference" if options.loss == PAIRWISE else "ranking"
-    data = load_inputs(choices, task, testbed, options.margin_column)
+    subset = options.subset_column
+    on_testbed = choices.get("dataset_name") == TESTBED
+    kept = dict.fromkeys([ANNOTATOR] if on_testbed else [])
+    kept |= dict.fromkeys([subset] if subset else [])
+    try:
+        data = load_inputs(choices, task, testbed, options.margin_column, tuple(kept))
+    except InputError as error:
+        raise InputError(str(error).replace("keep_columns", "subset_column")) from error
     if "test" not in data.splits:
         raise InputError("there is no held-out split; raise --test_split_size above 0")
+    if data.report.prompts["test"] < 2:
+        raise InputError(
+            "the held-out split has one prompt, and an interval needs two; raise "
+            "--test_split_size, or name a larger --dataset_test_split"
+        )
+    largest = max(options.learning_curve or [0])
+    if largest > len(data.splits["train"]):
+        raise InputError(
+            f"learning_curve asks for {largest} training rows, and there are "
+            f"{len(data.splits['train'])}; give smaller sizes"
+        )
     return data
 
 
@@ -71,23 +98,26 @@ class Comparisons:
         completions: (M,)
         better: (N,) the index of each pair's preferred completion.
         worse: (N,) the index of the other one.
+        rows: (N,) the row that each pair comes from.
     """
 
     prompts: list[Text]
     completions: list[Text]
     better: np.ndarray
     worse: np.ndarray
+    rows: np.ndarray
 
 
 def comparisons(rows: Iterable[Mapping[str, Any]]) -> Comparisons:
     """All strictly ordered pairs of pairs or rankings; what is tied is compared with nothing."""
     prompts: list[Text] = []
     completions: list[Text] = []
-    pairs: list[tuple[int, int]] = []
-    for row in rows:
+    pairs: list[tuple[int, int, int]] = []
+    for number, row in enumerate(rows):
         texts, ranks = completions_and_ranks(row)
-        pairs += [(len(completions) + i, len(completions) + j) for i, j in ordered_pairs(ranks)]
+        start = len(completions)
+        pairs += [(start + i, start + j, number) for i, j in ordered_pairs(ranks)]
         prompts += [row["prompt"]] * len(texts)
         completions += texts
-    better, worse = np.array(pairs).T
-    return Comparisons(prompts, completions, better, worse)
+    better, worse, numbers = np.array(pairs).T
+    return Comparisons(prompts, completions, better, worse, numbers)

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 
 from hf_align.diagnostics.kl import ConsistencyCheck
-from hf_align.diagnostics.logps import SampleScores, pair_logps, score_samples
+from hf_align.diagnostics.logps import SampleScores, pair_logps
 from hf_align.diagnostics.overoptimization import Curve
 from hf_align.evaluation import always_longer_accuracy, pairwise_accuracy, win_rate
 from hf_align.recipes._inputs import Gold
 from hf_align.recipes._models import load_weights
-from hf_align.rewards import checked_scores
 from hf_align.sampling import Samples, sample_completions
 from hf_align.statistics import clustered_difference, clustered_mean, clustered_share
+from hf_align.trainers.audit import scored
 from hf_align.types import Estimate, Text, content_of
 
 # The policy and the reference draw from different streams, and audits from another.
@@ -51,7 +51,8 @@ class Evaluator:
         max_new_tokens: Longest completion.
         batch_size: Completions generated or scored at a time.
         seed: Seed of the run.
-        audits: Records of the audits so far: step, sequence KL, gold per prompt.
+        audits: Records of the audits: step, sequence KL, gold per prompt.
+        best_step: Step of the best audited checkpoint, 0 for the reference; None without one.
     """
 
     tokenizer: Any
@@ -65,6 +66,7 @@ class Evaluator:
     audits: list[dict[str, Any]] = field(default_factory=list)
     proxy: Gold | None = None
     columns: dict[str, dict[str, Any]] = field(default_factory=dict)
+    best_step: int | None = None
 
     def answer(self, model: Any, prompts: list[Text], num_samples: int, stream: int) -> Answers:
         """Samples a policy and scores what it wrote."""
@@ -76,18 +78,18 @@ class Evaluator:
             max_new_tokens=self.max_new_tokens,
             batch_size=self.batch_size,
             seed=1000 * self.seed + stream,
-            progress=len(prompts) * num_samples > 8 * self.batch_size and stream != AUDIT_STREAM,
+            progress=len(prompts) * num_samples > 8 * self.batch_size,
         )
-        lengths = samples.lengths.reshape(len(prompts), num_samples)
+        columns = self.columns_of(prompts)
         gold, proxy = (
-            _scored(reward, samples, lengths.shape, self.columns) for reward in self.rewards
+            None if reward is None else scored(reward.reward, samples, columns, reward.name)
+            for reward in (self.gold, self.proxy)
         )
-        return Answers(samples, gold, lengths, proxy)
+        return Answers(samples, gold, samples.lengths.reshape(len(prompts), num_samples), proxy)
 
-    @property
-    def rewards(self) -> tuple[Gold | None, Gold | None]:
-        """Gold and proxy."""
-        return self.gold, self.proxy
+    def columns_of(self, prompts: list[Text]) -> dict[str, list[Any]]:
+        """What the rewards read beside, one value per prompt."""
+        return {name: [by[repr(p)] for p in prompts] for name, by in self.columns.items()}
 
     def settings(self) -> dict[str, Any]:
         """How the numbers were made, for the report."""
@@ -100,41 +102,6 @@ class Evaluator:
             "audit prompts": len(self.audit_prompts),
             "seed": self.seed,
         }
-
-    def audit(self, policy: Any, reference: Any, step: int) -> dict[str, float]:
-        """One point of the curve: KL, gold and length of the policy on the audit prompts."""
-        answers = self.answer(policy, self.audit_prompts, 1, AUDIT_STREAM)
-        scores = score_samples(policy, reference, answers.samples, batch_size=self.batch_size)
-        metrics = {
-            "kl/sequence": float(scores.rao_blackwell.mean()),
-            "kl/sequence_k1": float(scores.k1.mean()),
-            "length/mean": float(answers.lengths.mean()),
-            "policy/entropy": float(scores.entropy.mean()),
-        }
-        record: dict[str, Any] = {"step": step, "kl": metrics["kl/sequence"]}
-        if answers.gold is not None:
-            metrics["gold/mean"] = float(answers.gold.mean())
-            record["gold"] = answers.gold.mean(axis=1).round(6).tolist()
-        if answers.proxy is not None:
-            metrics["proxy/mean"] = float(answers.proxy.mean())
-            record["proxy"] = answers.proxy.mean(axis=1).round(6).tolist()
-        self.audits = [audit for audit in self.audits if audit["step"] < step] + [record]
-        return metrics
-
-
-def _scored(
-    reward: Gold | None,
-    samples: Samples,
-    shape: tuple[int, ...],
-    columns: dict[str, dict[str, Any]],
-) -> np.ndarray | None:
-    """(G, m) what a reward says of the completions; None without a reward."""
-    if reward is None:
-        return None
-    prompts = samples.completion_prompts
-    further = {name: [by[repr(prompt)] for prompt in prompts] for name, by in columns.items()}
-    scores = reward.reward(prompts=prompts, completions=samples.completions, **further)
-    return np.array(checked_scores(scores, len(samples), reward.name)).reshape(shape)
 
 
 def load_policy(

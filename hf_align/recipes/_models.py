@@ -64,6 +64,22 @@ def load_tokenizer_and_config(source: dict[str, Any], trust_remote_code: bool) -
     return tokenizer, config
 
 
+def is_language_model(source: dict[str, Any], trust_remote_code: bool = False) -> bool:
+    """Whether the saved weights are a causal language model's, as their config.json says.
+
+    Raises:
+        InputError: The configuration cannot be read.
+        OSError: It cannot be downloaded.
+    """
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as KNOWN
+
+    where = {"revision": source["revision"], "trust_remote_code": trust_remote_code}
+    with _readable(source["path"], "its config.json cannot be used"):
+        names = AutoConfig.from_pretrained(source["path"], **where).architectures or []
+    return any(name.endswith("ForCausalLM") or name in KNOWN.values() for name in names)
+
+
 def load_weights(path: str, revision: str | None = None, dtype: Any = None, **kwargs: Any) -> Any:
     """A causal language model with every weight read from safetensors.
 

@@ -52,14 +52,12 @@ class Job:
         trainer_arguments: Of the trainer's constructor.
         evaluator: Holds policy and reference against each other.
         reference: The reference model that audits use; None within an adapter.
-        audit_steps: Steps between audits.
         lineage: The content of `lineage.json`.
     """
 
     trainer_arguments: dict[str, Any]
     evaluator: Evaluator
     reference: Any
-    audit_steps: int
     lineage: dict[str, Any]
 
 
@@ -116,7 +114,7 @@ def prepare(choices: Choices, run: Run, setup: Setup, task: Task) -> Job:
         "ref_model": reference,
         "ptx_dataset": task.ptx,
     }
-    return Job(arguments, evaluator, reference, every, lineage)
+    return Job(arguments, evaluator, reference, lineage)
 
 
 def check_on_policy(choices: Choices) -> None:

@@ -219,7 +219,8 @@ def _read_annotation(node: ast.expr) -> tuple[frozenset[str], tuple[str, ...], f
             choices = tuple(choice for part in read for choice in part[1])
             return kinds, choices, frozenset().union(*(part[2] for part in read))
         if name == "list":
-            return frozenset({"list"}), (), _read_annotation(node.slice)[0]
+            items, choices, _ = _read_annotation(node.slice)
+            return frozenset({"list"}), choices, items
         if name == "dict":
             return frozenset({"dict"}), (), frozenset()
     name = ast.unparse(node)
@@ -253,7 +254,7 @@ def _convert_one(option: Option, value: Any, kinds: frozenset[str], origin: str)
             raise _wrong(option, value, origin)
     if option.choices and isinstance(value, str):
         if value in option.choices:
-            return [value] if kinds == {"list"} else value
+            return [value] if kinds - {"none"} == {"list"} else value
         raise _wrong(option, value, origin)
     if isinstance(value, bool):
         if "bool" in kinds:

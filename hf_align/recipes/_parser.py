@@ -164,7 +164,8 @@ class RecipeParser:
         )
         parser.add_argument("--config")
         if self.positional:
-            parser.add_argument("positional_value", nargs="?")
+            several = "list" in self.options[self.positional].kinds
+            parser.add_argument("positional_value", nargs="*" if several else "?")
         for option in self.options.values():
             bare = "bool" in option.kinds or option.name in _BARE
             nargs = "?" if bare else "+" if "list" in option.kinds else None

@@ -67,6 +67,7 @@ def check_combinations(choices: Choices) -> None:
             "load_best_model_at_end would save another policy than the last audited one, which the "
             "verdict is about; leave out one of it and audit_steps"
         )
+    _check_stops(choices)
     if choices.get("truncation_mode") == "keep_end":
         raise InputError("truncation_mode keep_end is on its way out of TRL; use keep_start")
     if choices.get("deepspeed") and importlib.util.find_spec("deepspeed") is None:
@@ -110,6 +111,29 @@ def _check_loss(choices: Choices) -> None:
         raise InputError(
             "sync_ref_model and use_peft exclude each other: the reference of a LoRA policy is its "
             "own base model"
+        )
+
+
+def _check_stops(choices: Choices) -> None:
+    budget, falls = choices.get("kl_budget"), choices.get("stop_when_gold_falls", False)
+    if budget is not None and not budget > 0:
+        raise InputError(f"kl_budget must be above 0; got {budget}")
+    if budget is None and not falls:
+        return
+    name = "stop_when_gold_falls" if falls else "kl_budget"
+    if not choices.get("audit_steps"):
+        raise InputError(f"{name} needs audits to decide by; add --audit_steps 50")
+    launched = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
+    sharded = any(os.environ.get(variable, "false") == "true" for variable in launched)
+    if sharded or choices.get("fsdp") or choices.get("deepspeed"):
+        raise InputError(
+            f"{name} needs audits, and a sharded policy cannot be sampled while it trains; leave "
+            "it out, or train without FSDP and DeepSpeed"
+        )
+    if falls and choices.get("gold_reward") is None and choices.get("dataset_name") != "testbed":
+        raise InputError(
+            "stop_when_gold_falls needs --gold_reward: a proxy goes on rising while it is gamed; "
+            "name one, or use --kl_budget"
         )
 
 

@@ -15,6 +15,7 @@ from hf_align.diagnostics.overoptimization import Curve, Verdict, verdict
 from hf_align.diagnostics.plots import gain_figure, overoptimization_figure, save_figure
 from hf_align.diagnostics.report import build_report, report_markdown, write_report
 from hf_align.hub import shown_name
+from hf_align.recipes._checkpoints import Shipped, checkpoint_table
 from hf_align.recipes._evaluation import (
     POLICY_STREAM,
     REFERENCE_STREAM,
@@ -54,7 +55,7 @@ def preference_report(
         evaluator.batch_size,
     )
     with saved_model_stays(run):
-        write_run_report(run, source, evaluator, policy, reference, metrics)
+        write_run_report(run, setup, source, evaluator, policy, reference, metrics)
 
 
 def sft_report(
@@ -93,7 +94,7 @@ def sft_report(
     else:
         metrics["nll/reference"] = nll(start)
     with saved_model_stays(run):
-        write_run_report(run, source, evaluator, policy, start, metrics)
+        write_run_report(run, setup, source, evaluator, policy, start, metrics)
 
 
 def policy_report(
@@ -102,20 +103,25 @@ def policy_report(
     """Evaluates a policy that a reward has trained against its reference, and finishes the run."""
     policy, reference = load_saved(choices, run, setup, source)
     with saved_model_stays(run):
-        write_run_report(run, source, evaluator, policy, reference, {})
+        write_run_report(run, setup, source, evaluator, policy, reference, {})
 
 
 def load_saved(choices: Choices, run: Run, setup: Setup, source: dict[str, Any]) -> tuple[Any, Any]:
     """The saved policy and its reference, from disk; for an adapter `(policy, None)`."""
-    load = {"dtype": setup.model_args.dtype, **setup.model_kwargs}
+    load = _loading(setup)
     if setup.model_args.use_peft and not choices.get("merge_adapter"):
         return load_policy(source["path"], source["revision"], adapter=str(run.path), **load), None
     reference = load_policy(source["path"], source["revision"], **load)
     return load_policy(str(run.path), **load), reference
 
 
+def _loading(setup: Setup) -> dict[str, Any]:
+    return {"dtype": setup.model_args.dtype, **setup.model_kwargs}
+
+
 def write_run_report(
     run: Run,
+    setup: Setup,
     source: dict[str, Any] | None,
     evaluator: Evaluator,
     policy: Any,
@@ -127,7 +133,7 @@ def write_run_report(
     `reference` is None for a PEFT policy: its reference is itself without the adapter.
     """
     judged = Verdict("INCONCLUSIVE", "INCONCLUSIVE: the data have no prompts to sample from.")
-    curve, figures, samples = None, [], []
+    curve, figures, samples, table = None, [], [], None
     if evaluator.prompts:
         tqdm.write(
             f"evaluating: {evaluator.num_samples} completions of {len(evaluator.prompts)} held-out "
@@ -147,6 +153,10 @@ def write_run_report(
         judged = verdict(curve, consistency)
         figures = draw_figures(run.path / "report", curve, judged, ours, theirs)
         samples = samples_table(ours, theirs)
+        shipped = Shipped(policy, reference, ours, theirs, metrics["kl/sequence"])
+        table = checkpoint_table(
+            run.path, evaluator, shipped, lambda path: load_policy(path, **_loading(setup))
+        )
     report = build_report(
         recipe=run.recipe,
         policy=run.record["name"],
@@ -158,10 +168,12 @@ def write_run_report(
         curve=curve,
         warnings=run.warnings,
         evaluation=evaluator.settings(),
+        tables=[] if table is None else [table],
     )
     # The audits' step of the peak; without audits there is none to go back to.
     audited = curve is not None and len(evaluator.audits) > 1 and judged.peak_index is not None
     report["peak_step"] = int(curve.steps[judged.peak_index]) if audited else None
+    report["best_audited_step"] = evaluator.best_step
     write_report(report, run.path / "report")
     finish_run(run, report, report_markdown(report, figures_in="report/"))
 

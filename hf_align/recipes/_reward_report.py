@@ -1,30 +1,37 @@
-"""The report of a reward model: held-out accuracy, calibration, and what the score follows."""
+"""The report of a reward model: how well it orders held-out pairs and by what means, how sure it
+is, what it says of completions that it has not seen the like of, and what simpler rankings do.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
+import sys
 from typing import Any
 
-import numpy as np
+from tqdm.auto import tqdm
 
+from hf_align.configs import RewardArguments
 from hf_align.data import LoadedData
-from hf_align.diagnostics import calibration, features, reward_plots
 from hf_align.diagnostics.overoptimization import Verdict
 from hf_align.diagnostics.plots import save_figure
 from hf_align.diagnostics.report import build_report, report_markdown, write_report
-from hf_align.evaluation import always_longer_accuracy, pairwise_accuracy
 from hf_align.hub import shown_name
-from hf_align.recipes._comparisons import Comparisons, comparisons
-from hf_align.recipes._evaluation import prompt_numbers
-from hf_align.recipes._inputs import Gold
+from hf_align.recipes._baselines import baseline_rankings
+from hf_align.recipes._held_out import HeldOut, hold_out, right
+from hf_align.recipes._inputs import TESTBED, Gold
+from hf_align.recipes._learning_curve import learning_curve_part
+from hf_align.recipes._parser import Choices
+from hf_align.recipes._reward_accuracy import accuracy_part
+from hf_align.recipes._reward_bias import bias_part
+from hf_align.recipes._reward_on_policy import disagreement_part, draw_on_policy, on_policy_part
 from hf_align.recipes._run import Run, finish_run, saved_model_stays
 from hf_align.recipes._training import Setup
-from hf_align.rewards import RewardModel, checked_scores
-from hf_align.statistics import clustered_share
-from hf_align.types import Estimate, content_of
+from hf_align.rewards import RewardModel
+from hf_align.statistics import clustered_difference
+from hf_align.types import Estimate
 
 
 def reward_report(
+    choices: Choices,
     run: Run,
     setup: Setup,
     source: dict[str, Any],
@@ -33,122 +40,83 @@ def reward_report(
     data: LoadedData,
     gold: Gold | None,
 ) -> None:
-    """Scores the held-out pairs with the saved model, writes the report, and finishes the run.
+    """Judges the saved model on the held-out pairs, writes the report, and finishes the run.
 
     Held-out rankings are judged by the pairs that they order, each completion scored once. Margins
     are multiplied by `scale` before they are read as Bradley–Terry logits.
     """
-    held_out = comparisons(data.splits["test"])
-    clusters = prompt_numbers(held_out.prompts)
-    scores = reward.score(held_out.prompts, held_out.completions)
-    words = np.array([len(content_of(text).split()) for text in held_out.completions])
-    lengths = words.astype(float)
-    margins = scale * (scores[held_out.better] - scores[held_out.worse])
-    metrics = label_metrics(margins, words, held_out, clusters)
-    metrics["bias/length_correlation"] = features.within_prompt_correlation(
-        scores, lengths, clusters
-    )
-    if gold is not None:
-        with saved_model_stays(run):
-            metrics["accuracy/gold"] = gold_accuracy(gold, held_out, scores, clusters)
+    options = choices.build(RewardArguments)
+    on_testbed = choices.get("dataset_name") == TESTBED
+    tqdm.write("evaluating the reward model on held-out pairs", file=sys.stderr)
+    with saved_model_stays(run):
+        held = hold_out(reward, scale, data.splits["test"], gold, on_testbed, options.subset_column)
+        rankings, part = baseline_rankings(options, setup, source, data.splits, held)
+        whole = accuracy_part(held, rankings)
+        whole.add(part)
+        drawn = draw_on_policy(choices, run, setup, source, reward, held, gold)
+        whole.add(on_policy_part(held, drawn))
+        whole.add(bias_part(held, reward, gold, on_testbed))
+        whole.add(disagreement_part(held, reward, drawn))
+        whole.add(learning_curve_part(options, setup, source, data.splits, held))
     run.warnings += reward.parity(setup.tokenizer)
-    judged = judge(metrics)
+    folder = run.path / "report"
     report = build_report(
         recipe=run.recipe,
         policy=run.record["name"],
         reference=shown_name(source),
-        verdict=judged,
-        metrics=metrics,
-        figures=draw(run.path / "report", held_out, scores, margins, clusters, metrics, lengths),
+        verdict=judge(held, whole.metrics),
+        metrics=whole.metrics,
+        tables=whole.tables,
+        figures=[save_figure(f, folder / f"{name}.png").name for name, f in whole.figures.items()],
         warnings=run.warnings,
         evaluation={
-            "pairs": len(margins),
-            "completions": len(scores),
+            "pairs": len(held.margins),
+            "completions": len(held.scores),
             "members": len(reward.members),
-            "calibration": "of Bradley-Terry scores" if scale != 1 else "of the scores as they are",
             "gold": gold.name if gold else "none",
+            **whole.settings,
             "seed": setup.args.seed,
         },
     )
-    write_report(report, run.path / "report")
+    write_report(report, folder)
     finish_run(run, report, report_markdown(report, figures_in="report/"))
 
 
-def label_metrics(
-    margins: np.ndarray, words: np.ndarray, held_out: Comparisons, clusters: np.ndarray
-) -> dict[str, Estimate]:
-    """Accuracy on the labels, its "always longer" baseline, likelihood and calibration.
+_BASELINES = {
+    "accuracy/log_likelihood": "summed likelihood",
+    "accuracy/log_likelihood_per_token": "likelihood per token",
+    "accuracy/generative_classifier": "a model asked which is better",
+}
 
-    Args:
-        margins: (N,) score of each pair's preferred completion minus the other's.
-        words: (M,) lengths of the completions.
-        held_out: M completions and the N pairs among them.
-        clusters: (M,) the prompt of each completion.
+
+def judge(held: HeldOut, metrics: dict[str, Estimate]) -> Verdict:
+    """What the held-out pairs say of a reward model; of its safety under optimisation, nothing.
+
+    There is a gain where it orders more pairs than length alone, which is paired by prompt.
     """
-    better, worse = held_out.better, held_out.worse
-    prompts = clusters[better]
-    return {
-        "accuracy/label": pairwise_accuracy(margins, prompts),
-        "accuracy/longest_wins": always_longer_accuracy(words[better], words[worse], prompts),
-        "nll/label": calibration.negative_log_likelihood(margins, prompts),
-        "calibration/temperature": calibration.fitted_temperature(margins, prompts),
-        "calibration/ece": calibration.expected_calibration_error(margins, prompts),
-        "calibration/ece_debiased": calibration.debiased_calibration_error(margins, prompts),
-    }
-
-
-def gold_accuracy(
-    gold: Gold, held_out: Comparisons, scores: np.ndarray, clusters: np.ndarray
-) -> Estimate:
-    """How often the score orders a pair as gold does, over the pairs that gold does not tie."""
-    prompts, completions = held_out.prompts, held_out.completions
-    given = gold.reward(prompts=prompts, completions=completions)
-    truth = np.array(checked_scores(given, len(completions), gold.name))
-    better, worse = held_out.better, held_out.worse
-    difference = truth[better] - truth[worse]
-    decided = difference != 0
-    agreement = np.sign(scores[better] - scores[worse]) * np.sign(difference)
-    return clustered_share((agreement[decided] + 1) / 2, clusters[better][decided])
-
-
-def judge(metrics: dict[str, Estimate]) -> Verdict:
-    """What the held-out pairs say of a reward model; of its safety under optimisation, nothing."""
-    accuracy, longest = metrics["accuracy/label"], metrics["accuracy/longest_wins"]
+    accuracy = metrics["accuracy/label"]
     # Always preferring the longer, or always the shorter, whichever the data reward.
-    baseline = max(longest.value, 1 - longest.value)
-    shown = f"{accuracy.value:.3f} [{accuracy.low:.3f}, {accuracy.high:.3f}] of held-out labels"
-    against = f"length alone orders {baseline:.3f}"
-    if accuracy.low <= baseline:
-        return Verdict("NO GAIN", f"NO GAIN: it orders {shown}; {against}.")
+    longer = right(held.longer)
+    longest = metrics["accuracy/longest_wins"].value
+    length = longer if longest >= 0.5 else 1 - longer
+    lead = clustered_difference(right(held.margins), length, held.prompts)
+    shown = f"it orders {_shown(accuracy)} of held-out labels"
+    others = [
+        f"{what} {metrics[name].value:.3f}" for name, what in _BASELINES.items() if name in metrics
+    ]
+    against = f"length alone orders {max(longest, 1 - longest):.3f}, {_shown(lead)} less"
+    if others:
+        against = f"{against}; beside it {', '.join(others)}"
+    if lead.low is None or lead.low <= 0:
+        return Verdict("NO GAIN", f"NO GAIN: {shown}; {against}.")
     return Verdict(
         "INCONCLUSIVE",
-        f"INCONCLUSIVE: it orders {shown}; {against}. Whether a policy can game it, only a policy "
-        "optimised against it shows.",
+        f"INCONCLUSIVE: {shown}; {against}. Whether a policy can game it, only a policy optimised "
+        "against it shows.",
     )
 
 
-def draw(
-    folder: Path,
-    held_out: Comparisons,
-    scores: np.ndarray,
-    margins: np.ndarray,
-    clusters: np.ndarray,
-    metrics: dict[str, Estimate],
-    lengths: np.ndarray,
-) -> list[str]:
-    """Saves the report's figures and returns their file names."""
-    figures = {
-        "reliability": reward_plots.reliability_figure(
-            calibration.reliability(margins, clusters[held_out.better]),
-            temperature=metrics["calibration/temperature"],
-            calibration_error=metrics["calibration/ece_debiased"],
-        ),
-        "scores": reward_plots.score_figure(scores[held_out.better], scores[held_out.worse]),
-        "score_against_length": reward_plots.length_figure(
-            scores,
-            lengths,
-            correlation=metrics["bias/length_correlation"],
-            length_label="Completion length, words",
-        ),
-    }
-    return [save_figure(figure, folder / f"{name}.png").name for name, figure in figures.items()]
+def _shown(estimate: Estimate) -> str:
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.value:.3f}"
+    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"

@@ -14,6 +14,7 @@ from hf_align.configs import RewardArguments
 from hf_align.data import completions_and_ranks
 from hf_align.recipes._comparisons import PAIRWISE, comparisons
 from hf_align.recipes._models import load_classifier
+from hf_align.recipes._parser import Choices
 from hf_align.recipes._policies import let_go
 from hf_align.recipes._preflight import refusals
 from hf_align.recipes._resuming import SAVING, is_saved, newest_checkpoint
@@ -24,6 +25,9 @@ from hf_align.types import Text
 
 # Scores of so many completions fix the mean and the scale.
 _NUM_NORMALISING = 4000
+
+NO_AUDITS = Choices("reward", {}, {})
+"""Nothing is sampled while a reward model trains."""
 
 
 def train_members(
@@ -171,7 +175,7 @@ def train_one(run: Run, trainer: Any, setup: Setup, rows: Any, normalised: bool)
         The deviation that the scores had before they were normalised; 1 where they stay.
     """
     run.path.mkdir(parents=True, exist_ok=True)
-    run_trainer(run, trainer, None, None, 0)
+    run_trainer(run, NO_AUDITS, trainer, None, None)
     partial = write_beside(run, trainer, setup.tokenizer, setup.model_args.use_peft)
     let_go(trainer)
     if not is_main_process():

@@ -28,6 +28,7 @@ from hf_align.hub import Destination, model_card, push_run
 from hf_align.recipes._closing import closing_samples, closing_table, next_command, wrapped
 from hf_align.recipes._parser import Choices
 from hf_align.recipes._resuming import SAVING, check_same_run, resume_point
+from hf_align.trainers.best import BEST
 from hf_align.types import InputError
 
 _SECRETS = ("hub_token", "push_to_hub_token", "token")
@@ -308,6 +309,7 @@ def finish_run(run: Run, report: dict[str, Any], body: str) -> None:
     print("\n" + wrapped(report["verdict"]["text"]))
     for line in report["warnings"]:
         print(wrapped(f"warning: {line}"))
-    print(
-        f"\nmodel, report and card: {run.path}\nnext: {next_command(run.record, run.path, report)}"
-    )
+    print(f"\nmodel, report and card: {run.path}")
+    if report.get("best_audited_step"):
+        print(f"best audited checkpoint: step {report['best_audited_step']}, {run.path / BEST}")
+    print(f"next: {next_command(run.record, run.path, report)}")

@@ -11,8 +11,8 @@ from typing import Any
 
 from hf_align.configs import EvaluationArguments
 from hf_align.data import LoadedData, audit_with_tokenizer
-from hf_align.files import write_text
-from hf_align.recipes._evaluation import Evaluator
+from hf_align.diagnostics.overoptimization import MIN_PROMPTS
+from hf_align.recipes._evaluation import AUDIT_STREAM, Evaluator
 from hf_align.recipes._inputs import Gold, max_new_tokens, try_gold
 from hf_align.recipes._models import load_tokenizer_and_config
 from hf_align.recipes._parser import Choices
@@ -25,9 +25,8 @@ from hf_align.recipes._preflight import (
     scaled_learning_rate,
     trainer_defaults,
 )
-from hf_align.recipes._resuming import step_of
-from hf_align.recipes._run import Run, checkpoints_stay, is_main_process
-from hf_align.types import InputError, Text
+from hf_align.recipes._run import Run, checkpoints_stay
+from hf_align.types import InputError, RewardFn, Text
 
 
 @dataclass
@@ -166,6 +165,11 @@ def make_evaluator(
             f"{left_out} held-out prompts are not answered: with eval_max_new_tokens {longest} "
             f"they exceed the model's {setup.max_positions} positions"
         )
+    if args.stop_when_gold_falls and len(fitting[1]) < MIN_PROMPTS:
+        raise InputError(
+            f"stop_when_gold_falls tests over audit prompts and has {len(fitting[1])}; it needs "
+            f"{MIN_PROMPTS}: raise --num_audit_prompts, or hold out more"
+        )
     gold = load_gold(str(setup.args.device))
     try_gold(gold, fitting[0])
     columns = columns or {}
@@ -192,47 +196,31 @@ def num_tokens(tokenizer: Any, prompt: Text) -> int:
     return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def run_trainer(run: Run, trainer: Any, evaluator: Evaluator, reference: Any, every: int) -> None:
-    """Trains with our callbacks (metrics file, progress, audits), resuming where asked."""
+def run_trainer(
+    run: Run, choices: Choices, trainer: Any, evaluator: Evaluator, reference: Any
+) -> None:
+    """Trains with our callbacks (metrics file, audits, progress), resuming where asked.
+
+    The evaluator learns what the audits found.
+    """
     from transformers import PrinterCallback, ProgressCallback
     from transformers.utils import logging as transformers_logging
 
-    from hf_align.trainers.callbacks import (
-        AlreadyTrained,
-        Audit,
-        MetricsFile,
-        NoExtraStep,
-        Progress,
-    )
+    from hf_align.trainers.callbacks import AlreadyTrained, MetricsFile, NoExtraStep, Progress
 
     for noisy in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(noisy)
     # TRL writes its own card with every checkpoint; ours is written with the report.
     trainer.create_model_card = lambda *args, **kwargs: None
     trainer.add_callback(MetricsFile(run.path / "metrics.jsonl"))
-    if every and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
-        run.warn("audit_steps: a sharded policy cannot be sampled; it is evaluated at the end only")
-        every = 0
-    if every and reference is not None:
-        reference.to(trainer.accelerator.device)
-    if every and is_main_process():
-        audits = run.path / "audits.json"
-        if run.resume is not None and audits.is_file():
-            step = step_of(run.resume)
-            kept = json.loads(audits.read_text(encoding="utf-8"))
-            evaluator.audits = [audit for audit in kept if audit["step"] <= step]
-
-        def record(metrics: dict[str, Any]) -> None:
-            step = metrics.pop("step")
-            write_text(audits, json.dumps(evaluator.audits) + "\n")
-            with (run.path / "metrics.jsonl").open("a", encoding="utf-8") as stream:
-                line = {"step": step} | {f"audit/{key}": value for key, value in metrics.items()}
-                stream.write(json.dumps(line) + "\n")
-
-        def measure(model: Any, step: int) -> dict[str, float]:
-            return evaluator.audit(model, reference, step)
-
-        trainer.add_callback(Audit(measure, every, record))
+    diagnostics = None
+    if choices.build(EvaluationArguments).audit_steps:
+        if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+            run.warn(
+                "audit_steps: a sharded policy cannot be sampled; it is evaluated at the end only"
+            )
+        else:
+            diagnostics = _audits(run, choices, evaluator, reference).attach(trainer)
     trainer.add_callback(NoExtraStep())
     trainer.add_callback(Progress())
     # A bar per checkpoint would break the training's own bar.
@@ -242,3 +230,41 @@ def run_trainer(run: Run, trainer: Any, evaluator: Evaluator, reference: Any, ev
             trainer.train()
         else:
             trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
+    if diagnostics is not None:
+        evaluator.audits, evaluator.best_step = diagnostics.audits, diagnostics.best_step
+
+
+def _audits(run: Run, choices: Choices, evaluator: Evaluator, reference: Any) -> Any:
+    """The audits that the options describe, on prompts apart from the report's."""
+    from hf_align.trainers.diagnostics import DiagnosticsCallback
+
+    args = choices.build(EvaluationArguments)
+    return DiagnosticsCallback(
+        evaluator.audit_prompts,
+        evaluator.tokenizer,
+        reference=reference,
+        every=args.audit_steps,
+        gold=_function(evaluator.gold),
+        proxy=_function(evaluator.proxy),
+        columns=evaluator.columns_of(evaluator.audit_prompts),
+        max_new_tokens=evaluator.max_new_tokens,
+        batch_size=evaluator.batch_size,
+        seed=1000 * evaluator.seed + AUDIT_STREAM,
+        keep_best=args.keep_best,
+        kl_budget=args.kl_budget,
+        stop_when_gold_falls=args.stop_when_gold_falls,
+        output_dir=run.path,
+        tell=run.warn,
+    )
+
+
+def _function(reward: Gold | None) -> RewardFn | None:
+    """A reward as a function by the name that messages call it."""
+    if reward is None:
+        return None
+
+    def score(prompts: list[Text], completions: list[Text], **columns: object) -> list[float]:
+        return reward.reward(prompts=prompts, completions=completions, **columns)
+
+    score.__name__ = reward.name
+    return score

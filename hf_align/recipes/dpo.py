@@ -77,7 +77,7 @@ def main(args: list[str] | None = None) -> None:
     if run.resume is None:
         policies.check_step_zero(trainer)
     begin_run(run, choices, config, inputs.lineage(source, data, evaluator.gold))
-    training.run_trainer(run, trainer, evaluator, reference, every)
+    training.run_trainer(run, choices, trainer, evaluator, reference)
     save_model(run, trainer, setup.tokenizer, choices.get("merge_adapter", False))
     if is_main_process():
         del policy, reference

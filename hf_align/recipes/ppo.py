@@ -72,7 +72,7 @@ def main(args: list[str] | None = None) -> None:
     with refusals(run.path):
         trainer = PPOTrainer(**job.trainer_arguments)
     begin_run(run, choices, config, job.lineage)
-    training.run_trainer(run, trainer, job.evaluator, job.reference, job.audit_steps)
+    training.run_trainer(run, choices, trainer, job.evaluator, job.reference)
     on_policy.close(run, trainer)
     save_model(run, trainer, setup.tokenizer, choices.get("merge_adapter", False))
     if is_main_process():

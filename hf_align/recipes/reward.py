@@ -2,13 +2,16 @@
 
 Trains a reward model, or an ensemble, with TRL's RewardTrainer on pairs, or K-wise on rankings
 (each completion encoded once); normalises its scores to mean 0 and standard deviation 1; reports on
-held-out pairs: accuracy beside "always prefer the longer", calibration, and what the score follows
-besides quality. Without arguments it runs on the testbed, against the exact reward too.
+held-out pairs: accuracy beside "always prefer the longer" and, if asked, beside imitation;
+calibration, and what the score follows besides quality. Without arguments it runs on the testbed,
+against the exact reward too.
 
     python -m hf_align.recipes.reward
     python -m hf_align.recipes.reward --model ORG/CHAT_MODEL --dataset_name pairs.jsonl
     python -m hf_align.recipes.reward --model ORG/CHAT_MODEL --dataset_name ranks.jsonl --loss kwise
     python -m hf_align.recipes.reward --num_members 4 --member_data bootstrap
+    python -m hf_align.recipes.reward --baselines log_likelihood generative_classifier
+    python -m hf_align.recipes.reward --learning_curve 250 1000
 """
 
 from hf_align.configs import DataArguments, RewardArguments, RunArguments
@@ -50,11 +53,13 @@ def main(args: list[str] | None = None) -> None:
 
     from trl import RewardConfig
 
+    from hf_align.recipes import _baselines as baselines
     from hf_align.recipes import _reward_report as report
     from hf_align.recipes import _rewarding as rewarding
     from hf_align.recipes import _training as training
 
     setup = training.settle(choices, run, RewardConfig, data, source, full_learning_rate=1e-5)
+    baselines.check_start(options, setup, source)
     truth = gold(str(setup.args.device))
     inputs.try_gold(truth, data.splits["test"]["prompt"][:2])
     config = training.resolved_config(choices, setup, OWN)
@@ -64,7 +69,7 @@ def main(args: list[str] | None = None) -> None:
 
     trained = rewarding.train_members(options, run, setup, source, data.splits, begin)
     if trained is not None:
-        report.reward_report(run, setup, source, *trained, data, truth)
+        report.reward_report(choices, run, setup, source, *trained, data, truth)
         publish(run, destination)
 
 

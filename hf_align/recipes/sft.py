@@ -76,7 +76,7 @@ def main(args: list[str] | None = None) -> None:
             peft_config=get_peft_config(setup.model_args),
         )
     begin_run(run, choices, config, inputs.lineage(source, data, evaluator.gold))
-    training.run_trainer(run, trainer, evaluator, start, every)
+    training.run_trainer(run, choices, trainer, evaluator, start)
     save_model(run, trainer, setup.tokenizer, choices.get("merge_adapter", False))
     if is_main_process():
         del policy

@@ -12,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from hf_align.diagnostics.kl import check_consistency, consistency_z
-from hf_align.diagnostics.logps import pair_logps, score_samples
+from hf_align.diagnostics.logps import answer_logps, pair_logps, score_samples
 from hf_align.sampling import sample_completions
 from hf_align.types import InputError
 
@@ -249,6 +249,17 @@ def test_a_prompt_that_fills_max_length_leaves_no_tokens(make_model, tokenizer):
     assert lengths.tolist() == [0, 2]
     assert logps[0] == 0
     assert logps[1] < 0
+
+
+def test_an_answer_is_predicted_by_its_whole_question_and_nothing_else(make_model):
+    model = make_model(0).train()
+    questions, answers = [[4, 5, 6, 7, 8, 9], [10], [11, 12, 13]], [7, 20, 4]
+    found = answer_logps(model, questions, answers, batch_size=2)
+    for ids, row in zip(questions, found, strict=True):
+        expected = token_log_probs(model.eval(), ids, [0])[0, answers]
+        assert row == pytest.approx(expected, abs=1e-4)
+    with pytest.raises(ValueError, match="prompt of sample 1 has no tokens"):
+        answer_logps(model, [[4], []], answers)
 
 
 def test_pairs_must_match_in_number_and_kind(make_model, tokenizer):

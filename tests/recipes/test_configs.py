@@ -11,7 +11,7 @@ RECIPES = sorted(
     path for path in (ROOT / "recipes").glob("*/*.yaml") if path.parent.name != "accelerate"
 )
 ACCELERATE = sorted((ROOT / "recipes" / "accelerate").glob("*.yaml"))
-WITHOUT_TRAINER = {"filter"}
+WITHOUT_TRAINER = {"filter", "best_of_n", "goodhart"}
 
 
 def name_of(path):

@@ -35,6 +35,7 @@ class Own:
     kind: Literal["small", "large"] = field(default="small", metadata={"help": "A kind."})
     names: list[str] | None = field(default=None, metadata={"help": "Names."})
     counts: list[int] | None = field(default=None, metadata={"help": "Counts."})
+    kinds: list[Literal["small", "large"]] | None = field(default=None, metadata={"help": "Kinds."})
     extra: dict | None = field(default=None, metadata={"help": "A mapping."})
     parts: list[dict] | None = field(default=None, metadata={"help": "Mappings."})
 
@@ -107,6 +108,7 @@ def test_a_bare_switch_is_on_and_its_no_form_off(parser, yaml_file):
         (["--names", "a", "b"], "names", ["a", "b"]),
         (["--names", "a"], "names", ["a"]),
         (["--counts", "1", "2"], "counts", [1, 2]),
+        (["--kinds", "large", "small"], "kinds", ["large", "small"]),
         (["--extra", '{"a": {"b": [1]}}'], "extra", {"a": {"b": [1]}}),
         (["--parts", '[{"path": "x"}, {"path": "y"}]'], "parts", [{"path": "x"}, {"path": "y"}]),
         (["--parts", '{"path": "x"}'], "parts", [{"path": "x"}]),
@@ -124,6 +126,8 @@ def test_lists_mappings_and_words(parser, args, name, value):
     [
         ("names: [a, b]", "names", ["a", "b"]),
         ("counts: [1, 2]", "counts", [1, 2]),
+        ("kinds: [large]", "kinds", ["large"]),
+        ("kinds: large", "kinds", ["large"]),
         ("extra: {a: 1}", "extra", {"a": 1}),
         ("count: null", "count", None),
         ("count: 3.0", "count", 3),

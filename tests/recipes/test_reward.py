@@ -10,7 +10,10 @@ from hf_align.recipes import reward
 from hf_align.recipes._rewarding import member_rows
 from hf_align.rewards import RewardModel
 
-QUICK = ("--max_steps", 20, "--per_device_train_batch_size", 32, "--save_strategy", "no")
+QUICK = (
+    *("--max_steps", 20, "--per_device_train_batch_size", 32, "--save_strategy", "no"),
+    *("--num_eval_prompts", 8),
+)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from hf_align.rewards import RewardModel
 from hf_align.testbed import build_rankings, gold_reward
 
 WORDS = ["tea", "rain", "books", "music", "dogs", "cats"]
-QUICK = ("--max_steps", 3, "--save_strategy", "no", "--logging_steps", 1)
+QUICK = ("--max_steps", 3, "--save_strategy", "no", "--logging_steps", 1, "--num_eval_prompts", 8)
 RANKINGS = ("--dataset_name", "testbed", "--dataset_config", "rankings", "--max_test_samples", 40)
 
 

@@ -12,6 +12,7 @@ RESUME = ("--resume_from_checkpoint",)
 SMALL = (
     *("--max_steps", "6", "--save_steps", "2", "--logging_steps", "1", "--max_test_samples", "40"),
     *("--per_device_train_batch_size", "4", "--max_train_samples", "200"),
+    *("--num_eval_prompts", "8"),
 )
 ENSEMBLE = (*SMALL, "--num_members", "3", "--member_data", "bootstrap", "--combine", "worst_case")
 
