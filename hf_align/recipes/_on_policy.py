@@ -14,7 +14,8 @@ from hf_align.recipes import _inputs as inputs
 from hf_align.recipes._evaluation import Evaluator
 from hf_align.recipes._inputs import TESTBED, Gold, load_inputs, load_reward
 from hf_align.recipes._parser import Choices
-from hf_align.recipes._run import Run
+from hf_align.recipes._preflight import refusals
+from hf_align.recipes._run import Run, begin_run, is_main_process, save_model
 from hf_align.recipes._training import Setup, num_tokens
 from hf_align.rewards import RewardModel
 from hf_align.testbed import Testbed, build_translation
@@ -115,6 +116,36 @@ def prepare(choices: Choices, run: Run, setup: Setup, task: Task) -> Job:
         "ptx_dataset": task.ptx,
     }
     return Job(arguments, evaluator, reference, lineage)
+
+
+def train_and_report(
+    choices: Choices, run: Run, task: Task, trainer_class: type, own: tuple[type, ...]
+) -> None:
+    """Settles, trains, saves and evaluates one run of an on-policy trainer.
+
+    Raises:
+        InputError: Something does not fit, said before the run directory is touched; or a reward
+            failed.
+        OSError: The disk is full, or the Hub refuses.
+    """
+    from hf_align.recipes import _policies as policies
+    from hf_align.recipes import _report as report
+    from hf_align.recipes import _training as training
+
+    setup = training.settle(
+        choices, run, trainer_class.config_class, task.data, task.source, full_learning_rate=1e-6
+    )
+    job = prepare(choices, run, setup, task)
+    config = training.resolved_config(choices, setup, own)
+    with refusals(run.path):
+        trainer = trainer_class(**job.trainer_arguments)
+    begin_run(run, choices, config, job.lineage)
+    training.run_trainer(run, choices, trainer, job.evaluator, job.reference)
+    close(run, trainer)
+    save_model(run, trainer, setup.tokenizer, choices.get("merge_adapter", False))
+    if is_main_process():
+        policies.let_go(trainer)
+        report.policy_report(choices, run, setup, task.source, job.evaluator)
 
 
 def check_on_policy(choices: Choices) -> None:

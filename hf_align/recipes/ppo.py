@@ -18,15 +18,8 @@ from hf_align.configs import (
 from hf_align.recipes import _inputs as inputs
 from hf_align.recipes._options import MODEL_CONFIG, PPO_CONFIG
 from hf_align.recipes._parser import RecipeParser
-from hf_align.recipes._preflight import check_combinations, check_publishing, refusals
-from hf_align.recipes._run import (
-    begin_run,
-    check_output,
-    is_main_process,
-    publish,
-    recipe,
-    save_model,
-)
+from hf_align.recipes._preflight import check_combinations, check_publishing
+from hf_align.recipes._run import check_output, is_main_process, publish, recipe
 
 OWN = (DataArguments, RewardSourceArguments, EvaluationArguments, RunArguments)
 COMMON = (
@@ -58,27 +51,10 @@ def main(args: list[str] | None = None) -> None:
     destination = check_publishing(choices, run.path, is_main_process())
     task = on_policy.load_task(choices)
 
-    from hf_align.recipes import _policies as policies
-    from hf_align.recipes import _report as report
-    from hf_align.recipes import _training as training
-    from hf_align.trainers.on_policy_config import PPOConfig
-    from hf_align.trainers.ppo import PPOTrainer
+    from hf_align.trainers import PPOTrainer
 
-    setup = training.settle(
-        choices, run, PPOConfig, task.data, task.source, full_learning_rate=1e-6
-    )
-    job = on_policy.prepare(choices, run, setup, task)
-    config = training.resolved_config(choices, setup, OWN)
-    with refusals(run.path):
-        trainer = PPOTrainer(**job.trainer_arguments)
-    begin_run(run, choices, config, job.lineage)
-    training.run_trainer(run, choices, trainer, job.evaluator, job.reference)
-    on_policy.close(run, trainer)
-    save_model(run, trainer, setup.tokenizer, choices.get("merge_adapter", False))
-    if is_main_process():
-        policies.let_go(trainer)
-        report.policy_report(choices, run, setup, task.source, job.evaluator)
-        publish(run, destination)
+    on_policy.train_and_report(choices, run, task, PPOTrainer, OWN)
+    publish(run, destination)
 
 
 if __name__ == "__main__":

@@ -174,6 +174,15 @@ class Rollouts:
             with self._as_reference() as reference:
                 rollout.ref_logps, _ = self._pass(reference, rollout, parts, "policy")
 
+    def _tokens(self, rollout: Rollout, rows: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """`input_ids` and the mask of completion tokens of some rows, on the device."""
+        return padded(
+            [rollout.prompt_ids[row] for row in rows],
+            [rollout.completion_ids[row] for row in rows],
+            self._tokenizer.pad_token_id,
+            self.accelerator.device,
+        )
+
     def _has_value_model(self) -> bool:
         return hasattr(self.causal_model, "value_model") or hasattr(self.causal_model, "value_head")
 
@@ -181,15 +190,10 @@ class Rollouts:
         self, model: Any, rollout: Rollout, parts: list[list[int]], wanted: str
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """(B, T) log-probabilities and values, each None where not wanted."""
-        pad, device = self._tokenizer.pad_token_id, self.accelerator.device
+        device = self.accelerator.device
         filled: dict[int, torch.Tensor] = {}
         for rows in parts:
-            ids, mask = padded(
-                [rollout.prompt_ids[row] for row in rows],
-                [rollout.completion_ids[row] for row in rows],
-                pad,
-                device,
-            )
+            ids, mask = self._tokens(rollout, rows)
             with self.accelerator.autocast():
                 output = model(input_ids=ids, score_mask=mask, parts=wanted)
             where = torch.tensor(rows, device=device)

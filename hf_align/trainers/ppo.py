@@ -25,7 +25,7 @@ from hf_align.trainers.policy_losses import (
     token_rewards,
     whiten,
 )
-from hf_align.trainers.rollout import Rollout, padded
+from hf_align.trainers.rollout import Rollout
 from hf_align.trainers.value_models import (
     check_kind,
     is_value_parameter,
@@ -127,12 +127,7 @@ class PPOTrainer(OnPolicyTrainer):
 
     def _loss(self, model: Any, rollout: Rollout, rows: list[int]) -> torch.Tensor:
         args = self.args
-        ids, mask = padded(
-            [rollout.prompt_ids[row] for row in rows],
-            [rollout.completion_ids[row] for row in rows],
-            self._tokenizer.pad_token_id,
-            self.accelerator.device,
-        )
+        ids, mask = self._tokens(rollout, rows)
         bonus = args.entropy_coefficient
         logps, entropy, values = model(
             input_ids=ids, score_mask=mask, parts="both", with_entropy=bonus > 0

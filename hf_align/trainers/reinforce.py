@@ -17,7 +17,7 @@ from hf_align.trainers.language_loss import answer_tokens
 from hf_align.trainers.on_policy import OnPolicyTrainer
 from hf_align.trainers.on_policy_config import ReinforceConfig
 from hf_align.trainers.policy_losses import clipped_policy_loss, group_advantages, is_clipped
-from hf_align.trainers.rollout import Rollout, padded
+from hf_align.trainers.rollout import Rollout
 from hf_align.types import InputError
 
 
@@ -87,12 +87,7 @@ class ReinforceTrainer(OnPolicyTrainer):
 
     def _loss(self, model: Any, rollout: Rollout, rows: list[int]) -> torch.Tensor:
         args = self.args
-        ids, mask = padded(
-            [rollout.prompt_ids[row] for row in rows],
-            [rollout.completion_ids[row] for row in rows],
-            self._tokenizer.pad_token_id,
-            self.accelerator.device,
-        )
+        ids, mask = self._tokens(rollout, rows)
         bonus = args.entropy_coefficient
         logps, entropy, _ = model(input_ids=ids, score_mask=mask, with_entropy=bonus > 0)
         kept = rollout.flat("mask", rows)
