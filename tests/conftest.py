@@ -41,6 +41,24 @@ def testbed():
     return build_testbed(progress=False)
 
 
+@pytest.fixture(scope="session")
+def quick_collections():
+    """Spares each `train()` a walk over all that was imported, which takes longer than it does.
+
+    accelerate collects garbage before and after, and a tiny model's training is over in no time.
+    """
+    import gc
+
+    from trl import DPOTrainer, RewardTrainer, SFTTrainer  # noqa: F401
+
+    from hf_align.trainers import PPOTrainer, ReinforceTrainer  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture
 def run_recipe(tmp_path):
     """Runs a recipe as a user does, in its own process: `run_recipe("dpo", "--max_steps", 2)`."""

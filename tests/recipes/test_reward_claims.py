@@ -27,7 +27,7 @@ REAL = {
         "steps": 400,
     },
     "alpaca_eval_annotations.parquet": {
-        "data": ("--max_test_samples", 400, "--max_train_samples", 3000),
+        "data": ("--max_test_samples", 400),
         "length": 640,
         "vocabulary": 4096,
         "steps": 150,
@@ -51,13 +51,14 @@ def test_real_comparisons_beside_length_and_imitation(tmp_path, file):
     brief = ("--num_eval_prompts", 8, "--num_eval_samples", 1, "--eval_max_new_tokens", 32)
     start, tuned = tmp_path / "sft", tmp_path / "reward"
     options = ("--from_scratch", *model, *data, *size, *brief, "--learning_rate", "3e-3")
+    options += ("--max_train_samples", 3000)
     sft.main(list(map(str, (*options, "--output_dir", start))))
     options = ("--model", start, *data, *size, *BASELINES, "--learning_rate", "5e-4")
     options += ("--lr_scheduler_type", "cosine", "--warmup_steps", 20, "--save_strategy", "no")
     reward.main(list(map(str, (*options, "--output_dir", tuned))))
     metrics = report_of(tuned)["metrics"]
     for name in RANKINGS:
-        assert metrics[name]["n"] == metrics["accuracy/label"]["n"] >= 60
+        assert metrics[name]["n"] == metrics["accuracy/label"]["n"] >= 30
         assert metrics[name]["low"] < metrics[name]["value"] < metrics[name]["high"], name
     sides = load_data(str(path), "preference", invalid_rows="drop").splits
     train, test = ({prompt_key(row) for row in sides[side]} for side in ("train", "test"))

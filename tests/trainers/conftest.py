@@ -1,7 +1,5 @@
 """The on-policy trainers' tiny models as fixtures."""
 
-import gc
-
 import pytest
 from tiny_trainers import (
     build_policy,
@@ -11,18 +9,6 @@ from tiny_trainers import (
     draw_fixed,
     word_tokenizer,
 )
-
-
-@pytest.fixture(scope="session")
-def quick_collections():
-    """Spares each `train()` a walk over all that was imported, which takes longer than it does."""
-    import hf_align.trainers.ppo
-    import hf_align.trainers.reinforce  # noqa: F401
-
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")
