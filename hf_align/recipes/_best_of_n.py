@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -20,7 +19,7 @@ from hf_align.recipes import _on_policy as on_policy
 from hf_align.recipes._filter_output import ShardWriter, writing
 from hf_align.recipes._inputs import TESTBED, Gold
 from hf_align.recipes._parser import Choices, RecipeParser
-from hf_align.recipes._run import Run, begin_run
+from hf_align.recipes._run import Run, begin_run, was_written_by
 from hf_align.rewards import checked_scores
 from hf_align.sampling import Pool, best_of_n
 from hf_align.testbed import MAX_NEW_TOKENS
@@ -116,7 +115,7 @@ def check_output(options: BestOfNArguments) -> Path:
     if path.is_dir() and any(path.iterdir()):
         if not options.overwrite:
             raise InputError(f"output_dir {path} is not empty; name another, or pass --overwrite")
-        if not _is_ours(path):
+        if not was_written_by(path, "best_of_n"):
             raise InputError(
                 f"output_dir {path}: --overwrite leaves this folder alone, no best_of_n wrote it"
             )
@@ -125,14 +124,6 @@ def check_output(options: BestOfNArguments) -> Path:
         raise InputError(f"output_dir {path} holds the dataset itself; name another folder")
     check_writable("output_dir", path)
     return path
-
-
-def _is_ours(folder: Path) -> bool:
-    try:
-        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(record, dict) and record.get("recipe") == "best_of_n"
 
 
 def load_task(choices: Choices, options: BestOfNArguments) -> on_policy.Task:

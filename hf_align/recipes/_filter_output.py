@@ -5,7 +5,6 @@ Rows go to Parquet files under `data/`, named as the Hub names them.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -22,7 +21,7 @@ from hf_align.configs import FilterArguments
 from hf_align.data import DataSource
 from hf_align.files import check_writable
 from hf_align.recipes._parser import Choices
-from hf_align.recipes._run import Run, begin_run
+from hf_align.recipes._run import Run, begin_run, was_written_by
 from hf_align.types import InputError
 
 if TYPE_CHECKING:
@@ -62,20 +61,12 @@ def check_output(options: FilterArguments) -> Path:
     if path.is_dir() and any(path.iterdir()):
         if not options.overwrite:
             raise InputError(f"output_dir {path} is not empty; name another, or pass --overwrite")
-        if not _is_ours(path):
+        if not was_written_by(path, "filter"):
             raise InputError(
                 f"output_dir {path}: --overwrite leaves this folder alone, no filter wrote it"
             )
     check_writable("output_dir", path)
     return path
-
-
-def _is_ours(folder: Path) -> bool:
-    try:
-        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(record, dict) and record.get("recipe") == "filter"
 
 
 @contextmanager

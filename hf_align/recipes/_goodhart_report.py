@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -31,7 +30,7 @@ from hf_align.recipes._closing import wrapped
 from hf_align.recipes._goodhart_inputs import RunFiles, audit_prompts_differ
 from hf_align.recipes._goodhart_sampling import Comparison
 from hf_align.recipes._parser import Choices
-from hf_align.recipes._run import Run, begin_run
+from hf_align.recipes._run import Run, begin_run, was_written_by
 from hf_align.types import InputError
 
 RUNS = "runs"
@@ -60,18 +59,10 @@ def check_output(options: GoodhartArguments) -> Path:
     if held & set(_OURS):
         if options.runs and not options.overwrite:
             raise InputError(f"output_dir {path} is not empty; name another, or pass --overwrite")
-        if not _is_ours(path):
+        if not was_written_by(path, "goodhart"):
             raise InputError(f"output_dir {path} holds another run; name another folder")
     check_writable("output_dir", path)
     return path
-
-
-def _is_ours(path: Path) -> bool:
-    try:
-        record = json.loads((path / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(record, dict) and record.get("recipe") == "goodhart"
 
 
 @contextmanager

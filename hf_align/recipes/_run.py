@@ -179,6 +179,15 @@ def begin_run(run: Run, choices: Choices, config: dict[str, Any], lineage: dict[
     run.write_json("lineage.json", lineage)
 
 
+def was_written_by(folder: Path, recipe: str) -> bool:
+    """Whether a folder's `run.json` says that this recipe wrote it, so that it may replace it."""
+    try:
+        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(record, dict) and record.get("recipe") == recipe
+
+
 def save_model(run: Run, trainer: Any, tokenizer: Any, merge_adapter: bool = False) -> None:
     """Saves the policy and its tokenizer at the top of the run directory.
 
