@@ -17,6 +17,7 @@ STAGES = {
     "diagnostics",
     "evaluation",
     "hub",
+    "arena",
 }
 # Leaves that every stage may use: nouns, files that appear whole, commits of Hub repos, records and
 # weights of others.
@@ -46,7 +47,9 @@ ALLOWED = dict.fromkeys(STAGES, LEAVES) | {
     # On-policy trainers draw their completions with the loop that everything else samples with.
     # The record of a run's audits must appear whole, or a killed run could not go on.
     "trainers": {"types", "files", "configs", "rewards", "sampling", "diagnostics"},
-    "ui": {"types", "data", "feedback", "diagnostics", "evaluation", "hub", "loading"},
+    # Published policies answer one prompt side by side, and their answers are measured.
+    "arena": LEAVES | {"statistics", "loading", "hub", "rewards", "sampling", "diagnostics"},
+    "ui": {"types", "data", "feedback", "diagnostics", "evaluation", "hub", "loading", "arena"},
     # `collect` serves the app on this machine.
     "recipes": STAGES
     | LEAVES

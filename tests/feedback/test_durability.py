@@ -32,7 +32,8 @@ class Trial:
         self.options = {"path": str(self.path), "backup": str(backup), "level": level}
         self.options |= {"items": items, "pause": pause}
         self.env = os.environ | ({"HF_ENDPOINT": hub.url} if hub else {})
-        self.env |= {"NO_PROXY": "127.0.0.1", "PYTHONPATH": str(HERE)}
+        path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
+        self.env |= {"NO_PROXY": "127.0.0.1", "PYTHONPATH": path}
         self.acked, self.sent = set(), {}
         self.chance = random.Random(0)
 
