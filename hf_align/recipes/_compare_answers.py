@@ -37,12 +37,14 @@ class Source:
         step: Gradient steps at the checkpoint; None where nobody wrote it down.
         drawn: Completions drawn while it trained.
         recipe: What trained it.
+        without_best: Whether the best audited checkpoint was asked for, and none had been kept.
     """
 
     model: dict[str, Any]
     step: int | None = None
     drawn: int | None = None
     recipe: str | None = None
+    without_best: bool = False
 
 
 def make_parser() -> RecipeParser:
@@ -87,10 +89,11 @@ def locate(name: str, checkpoint: str) -> Source:
     where = str(build_testbed().policy_path) if model == TESTBED else model
     path = Path(where).expanduser()
     record = _record(path)
-    step, shown = None, model
+    step, shown, without_best = None, model, checkpoint == "best"
     if record is not None:
         best = path / "best"
         if checkpoint == "best" and (best / "audit.json").is_file():
+            without_best = False
             step = json.loads((best / "audit.json").read_text(encoding="utf-8"))["step"]
             path = best
         else:
@@ -100,9 +103,8 @@ def locate(name: str, checkpoint: str) -> Source:
     model_source = policy_names.find_source(where, recorded=recorded) | {"name": shown}
     if record is None:
         return Source(model_source)
-    return Source(
-        model_source, step, _drawn(record, Path(model).expanduser(), step), record["recipe"]
-    )
+    drawn = _drawn(record, Path(model).expanduser(), step)
+    return Source(model_source, step, drawn, record["recipe"], without_best)
 
 
 def _record(path: Path) -> dict[str, Any] | None:
@@ -196,6 +198,7 @@ def measure(
         "gradient_steps": found.step,
         "drawn_in_training": found.drawn,
         "trained_by": found.recipe,
+        "without_best": found.without_best,
         "rewards": {name: reward.name for name, reward in rewards.items()},
         "urial_prompt": context and {"version": context.version, "sha256": context.sha256},
     }

@@ -146,7 +146,19 @@ def _method_table(comparison: Comparison, shown: Sequence[Shown], longer: Estima
             if longer.low is not None
             else ""
         )
-    return Table("Methods", ["method", *used], rows, " ".join([note, *comparison.notes]))
+    notes = [note, *_at_the_end(comparison), *comparison.notes]
+    return Table("Methods", ["method", *used], rows, " ".join(notes))
+
+
+def _at_the_end(comparison: Comparison) -> list[str]:
+    """Says which methods are compared at the end of training although the best was asked for."""
+    names = []
+    for method in comparison.everything:
+        count = sum(bool(facts.get("without_best")) for facts in method.facts)
+        if count:
+            names.append(f"{method.name} ({count} of {len(method.facts)} runs)")
+    ended = f"No audit kept a best checkpoint of {', '.join(names)}: compared as training ended."
+    return [ended] if names else []
 
 
 def _fact(method: Method, name: str) -> float | None:

@@ -131,7 +131,7 @@ class RecipeParser:
         """
         args = list(sys.argv[1:] if args is None else args)
         if "--help" in args or "-h" in args or "--help_all" in args:
-            print(self.help(everything="--help_all" in args))
+            _print_page(self.help(everything="--help_all" in args))
             raise SystemExit(0)
         flags, config = self._parse_flags(args)
         values: dict[str, Any] = {}
@@ -255,6 +255,16 @@ class RecipeParser:
         body = textwrap.wrap(text, 72, initial_indent=" " * 6, subsequent_indent=" " * 6)
         alias = f", {_ALIASES[name]}" if name in _ALIASES else ""
         return [f"  --{name}{alias} {kind}", *body]
+
+
+def _print_page(text: str) -> None:
+    """Prints a long text; whoever stops reading, as `| head` does, has seen enough."""
+    try:
+        print(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # What is left in the buffer must not be written at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def find_config(config: str) -> Path:

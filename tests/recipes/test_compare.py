@@ -2,8 +2,10 @@
 
 import importlib
 import json
+import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,12 +13,13 @@ import torch
 
 from hf_align.diagnostics.report import load_report
 from hf_align.recipes import _compare_answers as answers
+from hf_align.recipes import _compare_report, compare
 from hf_align.recipes import _compare_table as table
 from hf_align.recipes import _compare_testbed as on_testbed
 from hf_align.recipes import _policy_names as policy_names
-from hf_align.recipes import compare
 from hf_align.recipes._compare_table import Method
 from hf_align.recipes._compare_verdict import verdict_between
+from hf_align.testbed import build_testbed
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "hub"))
 from loopback import LoopbackHub
@@ -81,6 +84,25 @@ def test_the_table_has_every_number_with_its_interval(made):
     assert {"win rate", "length-controlled", "diversity", "draws per answer"} <= set(
         methods["columns"]
     )
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_the_checkpoint_is_the_best_one_or_the_table_says_it_is_not(tmp_path, kept):
+    record = {"recipe": "dpo", "config": {}, "name": "mine", "lineage": {}}
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    (tmp_path / "metrics.jsonl").write_text('{"step": 7}\n')
+    policy = build_testbed().policy_path
+    for folder in (tmp_path, tmp_path / "best"):
+        shutil.copytree(policy, folder, dirs_exist_ok=True)
+    if kept:
+        (tmp_path / "best" / "audit.json").write_text('{"step": 3}')
+    found = answers.locate(str(tmp_path), "best")
+    assert (found.step, found.without_best) == ((3, False) if kept else (7, True))
+    assert not answers.locate(str(tmp_path), "last").without_best
+
+    method = SimpleNamespace(name="mine", facts=[{"without_best": found.without_best}, {}])
+    said = _compare_report._at_the_end(SimpleNamespace(everything=[method]))
+    assert said == [] if kept else "mine (1 of 2 runs)" in said[0]
 
 
 def test_figures_and_records_are_written(made):

@@ -7,6 +7,8 @@ import dataclasses
 import inspect
 import os
 import re
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -331,3 +333,9 @@ def test_an_option_table_reads_kinds_choices_and_items():
     assert table["counts"].items == {"int"}
     assert table["count"].kinds == {"int", "none"}
     assert table["number"].help == "A number."
+
+
+def test_whoever_stops_reading_the_help_gets_no_error():
+    command = f"{sys.executable} -m hf_align.recipes.dpo --help_all | head -n 1"
+    found = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert found.stdout.startswith("Direct Preference Optimization") and not found.stderr
