@@ -31,6 +31,9 @@ class CompareArguments:
     second_reward: str | None = option(
         None, "Another truth, such as harmlessness beside helpfulness, for a plane of both."
     )
+    reward_columns: list[str] | None = option(
+        None, "Columns of the data that the rewards read, such as references."
+    )
     checkpoint: Literal["best", "last"] = option(
         "best", "Of a run directory, its best audited checkpoint if it has one, or the last."
     )
@@ -74,7 +77,7 @@ class AnswerArguments:
 
     policy: str | None = option(None, "The policy's name.")
     reference: str | None = option(None, "What its KL is measured from.")
-    prompts: str | None = option(None, "JSON lines with the prompts.")
+    prompts: str | None = option(None, "JSON lines with prompts, and what rewards read beside.")
     gold_reward: str | None = option(None, "As in compare.")
     reward_model: list[str] | None = option(None, "As in compare.")
     selector: list[str] | None = option(

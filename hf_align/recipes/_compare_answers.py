@@ -155,7 +155,7 @@ def measure(
     from hf_align.trainers.audit import scored
 
     spec = parse_policy(options.policy)
-    prompts = read_prompts(Path(options.prompts))[: options.num_prompts]
+    prompts, columns = read_prompts(Path(options.prompts), options.num_prompts)
     rewards = load_rewards(options)
     context = load_context(options.urial_prompt or DEFAULT) if spec.in_context else None
     tokenizer, config = policy_names.load_words(found.model)
@@ -171,10 +171,12 @@ def measure(
         temperature=options.temperature,
         batch_size=options.batch_size,
         seed=options.seed,
+        columns=columns,
         progress=True,
     )
     arrays = {
-        name: scored(reward.reward, samples, {}, reward.name) for name, reward in rewards.items()
+        name: scored(reward.reward, samples, columns, reward.name)
+        for name, reward in rewards.items()
     }
     shape = (len(prompts), options.num_samples)
     inner = make_policy(replace(spec, best_of=()), model, tokenizer, None, context)
@@ -245,9 +247,14 @@ def check_room(options: AnswerArguments, tokenizer: Any, config: Any, prompts: l
         )
 
 
-def read_prompts(file: Path) -> list[Text]:
-    """The prompts that `compare` wrote, one JSON value per line."""
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+def read_prompts(file: Path, count: int) -> tuple[list[Text], dict[str, list[Any]]]:
+    """The first prompts that `compare` wrote, one JSON value per line, and the columns beside."""
+    lines = file.read_text(encoding="utf-8").splitlines()[:count]
+    rows = [json.loads(line) for line in lines]
+    if not isinstance(rows[0], dict):
+        return rows, {}
+    columns = {name: [row[name] for row in rows] for name in rows[0] if name != "prompt"}
+    return [row["prompt"] for row in rows], columns
 
 
 def load_rewards(options: AnswerArguments) -> dict[str, Any]:

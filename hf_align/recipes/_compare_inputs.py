@@ -7,9 +7,10 @@ import importlib
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -151,16 +152,19 @@ def check_output(options: CompareArguments) -> Path:
     return path
 
 
-def read_prompts(options: CompareArguments) -> list[Text]:
-    """The prompts that every policy answers, distinct, drawn by the seed.
+def read_prompts(options: CompareArguments) -> tuple[list[Text], dict[str, list[Any]]]:
+    """The prompts that every policy answers, distinct, drawn by the seed; and the columns that the
+    rewards read beside, of each prompt's first row.
 
     Raises:
-        InputError: The data cannot be used, or there are fewer than two.
+        InputError: The data cannot be used, lack a column, or hold fewer than two prompts.
         OSError: The Hub cannot be reached, or refuses.
     """
     if options.dataset_name == TESTBED:
         prompts: list[Text] = list(build_testbed().prompts("report"))
-        return prompts[: options.num_prompts]
+        if options.reward_columns:
+            raise InputError("reward_columns: the testbed's prompts have no further columns")
+        return prompts[: options.num_prompts], {}
     columns = {"prompt": options.prompt_column, "messages": options.messages_column}
     data = load_data(
         options.dataset_name,
@@ -170,18 +174,33 @@ def read_prompts(options: CompareArguments) -> list[Text]:
         train_split=options.dataset_split,
         columns={ours: theirs for ours, theirs in columns.items() if theirs is not None},
         test_split_size=0.0,
+        keep_columns=tuple(options.reward_columns or ()),
     )
-    prompts = list({repr(p): p for p in data.splits["train"]["prompt"]}.values())
+    first: dict[str, Any] = {}
+    for row in data.splits["train"]:
+        first.setdefault(repr(row["prompt"]), row)
+    rows = list(first.values())
+    prompts = [row["prompt"] for row in rows]
     check_texts(prompts)
     if len(prompts) < 2:
         raise InputError(f"{options.dataset_name} has {len(prompts)} distinct prompts; give two")
     chosen = np.random.default_rng(options.seed).permutation(len(prompts))[: options.num_prompts]
-    return [prompts[i] for i in sorted(chosen)]
+    kept = sorted(chosen)
+    further = {name: [rows[i][name] for i in kept] for name in options.reward_columns or ()}
+    return [prompts[i] for i in kept], further
 
 
-def write_prompts(path: Path, prompts: Sequence[Text]) -> Path:
+def write_prompts(
+    path: Path, prompts: Sequence[Text], columns: Mapping[str, Sequence[Any]]
+) -> Path:
     """Writes the prompts where the stages read them; unchanged ones keep their file."""
-    file, text = path / PROMPTS, "".join(json.dumps(prompt) + "\n" for prompt in prompts)
+    rows: list[Any] = list(prompts)
+    if columns:
+        rows = [
+            {"prompt": prompt} | {name: values[i] for name, values in columns.items()}
+            for i, prompt in enumerate(prompts)
+        ]
+    file, text = path / PROMPTS, "".join(json.dumps(row) + "\n" for row in rows)
     if not file.is_file() or file.read_text(encoding="utf-8") != text:
         write_text(file, text)
     return file
@@ -286,7 +305,9 @@ def run_all(stages: Sequence[Stage], folder: Path, options: CompareArguments) ->
         run_here(stages, folder)
 
 
-def check_rewards(options: CompareArguments, prompts: Sequence[Text]) -> None:
+def check_rewards(
+    options: CompareArguments, prompts: Sequence[Text], columns: Mapping[str, Sequence[Any]]
+) -> None:
     """Makes sure that every named reward can be loaded and scores two prompts.
 
     Raises:
@@ -295,8 +316,12 @@ def check_rewards(options: CompareArguments, prompts: Sequence[Text]) -> None:
     from hf_align.configs import AnswerArguments
     from hf_align.recipes._inputs import try_gold
 
+    some = {
+        name: {repr(p): value for p, value in zip(prompts[:2], values, strict=False)}
+        for name, values in columns.items()
+    }
     names = {"gold_reward": options.gold_reward, "second_reward": options.second_reward}
     for reward in load_rewards(
         AnswerArguments(reward_model=options.reward_model, **names)
     ).values():
-        try_gold(reward, list(prompts))
+        try_gold(reward, list(prompts), some)

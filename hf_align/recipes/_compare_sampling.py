@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from hf_align.configs import CompareArguments, JudgeArguments
 from hf_align.evaluation.judging import position_report
@@ -55,7 +56,9 @@ def find_judge(options: JudgeArguments) -> Judges | None:
     return find_judges(options) if options.judge else None
 
 
-def sample(path: Path, options: CompareArguments, prompts: list[Text]) -> Comparison:
+def sample(
+    path: Path, options: CompareArguments, prompts: list[Text], columns: dict[str, list[Any]]
+) -> Comparison:
     """Trains what the table on the testbed needs, and samples every policy that is not yet.
 
     Raises:
@@ -65,7 +68,7 @@ def sample(path: Path, options: CompareArguments, prompts: list[Text]) -> Compar
     notes: tuple[str, ...] = ()
     tiers: Sequence[Sequence[str]] = ()
     if options.policies:
-        inputs.check_rewards(options, prompts)
+        inputs.check_rewards(options, prompts, columns)
         entries = inputs.read_policies(options)
         name = options.reference or parse_policy(entries[0].policy).model
         reference, entries = _split(entries, name)
@@ -78,7 +81,7 @@ def sample(path: Path, options: CompareArguments, prompts: list[Text]) -> Compar
         entries = on_testbed.entries(seeds, str(path))
         reference, name = on_testbed.reference_entries(seeds, str(path)), inputs.TESTBED
         notes, tiers = on_testbed.NOTES, on_testbed.TIERS
-    file = inputs.write_prompts(path, prompts)
+    file = inputs.write_prompts(path, prompts, columns)
     hashed = bool(options.policies)
     answered = inputs.answer_stages([*reference, *entries], options, name, file, hashed=hashed)
     tempered = {

@@ -86,6 +86,24 @@ def test_the_table_has_every_number_with_its_interval(made):
     )
 
 
+def test_rewards_read_columns_of_the_data(folder, tmp_path):
+    rows = [{"prompt": f"mention tea rain books {t} :", "wanted": t} for t in ("sea", "dogs")]
+    rows.append(rows[0] | {"wanted": "never read: the prompt has a row already"})
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "reward.py").write_text(
+        "def named(prompts, completions, wanted, **columns):\n"
+        "    assert all(f' {word} :' in p for p, word in zip(prompts, wanted))\n"
+        "    return [float(word in text) for word, text in zip(wanted, completions)]\n"
+    )
+    names = ("testbed", "best_of_n:16:testbed", "--dataset_name", f"{tmp_path}/prompts.jsonl")
+    reward = ("--gold_reward", f"{tmp_path}/reward.py:named", "--num_samples", "8")
+    chosen = ("--reward_model", f"{tmp_path}/reward.py:named", "--max_new_tokens", "12")
+    read = ("--reward_columns", "wanted", "--output_dir", str(tmp_path / "out"))
+    compare.main([*names, *reward, *chosen, *read])
+    methods = load_report(tmp_path / "out" / "report")["methods"]
+    assert methods[0]["gold"]["value"] < methods[1]["gold"]["value"] == 1.0
+
+
 @pytest.mark.parametrize("kept", [False, True])
 def test_the_checkpoint_is_the_best_one_or_the_table_says_it_is_not(tmp_path, kept):
     record = {"recipe": "dpo", "config": {}, "name": "mine", "lineage": {}}
