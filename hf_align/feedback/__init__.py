@@ -14,10 +14,10 @@ from hf_align.feedback.backups import (
 )
 from hf_align.feedback.collection import Collection, open_collection
 from hf_align.feedback.exports import Counts, ExportOptions, export_rows
-from hf_align.feedback.identity import Keys, Refused
+from hf_align.feedback.identity import Keys, Refused, secret_of
 from hf_align.feedback.items import Gold, Item, Output
 from hf_align.feedback.outbox import Limits, Outbox, restore
-from hf_align.feedback.progress import Progress, progress
+from hf_align.feedback.progress import Progress, missing_votes, progress
 from hf_align.feedback.projects import FLAGS, SKIP_REASONS, Project
 from hf_align.feedback.quality import (
     Agreement,
@@ -48,6 +48,7 @@ __all__ = [
     "Assignment",
     "Receipt",
     "Refused",
+    "secret_of",
     "CHOICES",
     "FLAGS",
     "SKIP_REASONS",
@@ -71,6 +72,7 @@ __all__ = [
     "Counts",
     "split_of",
     "progress",
+    "missing_votes",
     "Progress",
     "load_votes",
     "agreement",

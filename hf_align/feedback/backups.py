@@ -6,6 +6,7 @@ except to erase a person.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -173,6 +174,9 @@ class BucketBackup:
 
         if "batch_bucket_files" not in dir(HfApi):
             raise InputError("backup: huggingface_hub has no buckets; upgrade it, or use a dataset")
+        # Its own tries go on for minutes, and a server that is stopped has seconds; what was not
+        # uploaded is sent again anyhow. Read when the first file travels.
+        os.environ.setdefault("HF_XET_CLIENT_RETRY_MAX_ATTEMPTS", "2")
         self.name = f"bucket {bucket_id}"
         self.bucket_id = bucket_id
         self._api = HfApi(token=token)
@@ -233,12 +237,22 @@ def open_backup(target: str, token: str | None = None) -> Backup:
 
 @contextmanager
 def _said(name: str) -> Iterator[None]:
-    """The Hub's errors as one line."""
+    """The Hub's errors as one line, and no progress bars: a server backs up every few seconds."""
     from huggingface_hub import errors
+    from huggingface_hub.utils import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
 
+    quiet = are_progress_bars_disabled()
+    disable_progress_bars()
     try:
         yield
     except errors.HFValidationError as error:
         raise InputError(f"backup {name}: not a name that the Hub takes") from error
     except (errors.HTTPError, OSError) as error:
         raise OSError(f"backup {name}: {unreachable(error)}") from error
+    finally:
+        if not quiet:
+            enable_progress_bars()

@@ -30,6 +30,7 @@ from hf_align.feedback.quiz import Question, QuizResult
 from hf_align.feedback.shutdown import Gate
 from hf_align.feedback.store import DamagedStore, Store
 from hf_align.feedback.submission import Receipt
+from hf_align.types import Text
 
 Level = Literal["local", "safe"]
 
@@ -105,6 +106,7 @@ class Collection:
         self._allowed = None if allowed is None else frozenset(allowed)
         self.outbox = None if backup is None else Outbox(store, backup, limits)
         self.gate = Gate(self._flush)
+        self._known: set[tuple[str, str, str]] = set()  # whose names the store has
         if self.outbox is not None:
             self.outbox.start()
 
@@ -119,6 +121,8 @@ class Collection:
             raise Refused("role", "your account is not on the list of this project")
         pseudonym = self.keys.pseudonym(project, account)
         person = (project, pseudonym, account)
+        if person in self._known:
+            return pseudonym
         with self.store.read() as connection:
             known = connection.execute(
                 "SELECT 1 FROM people WHERE project = ? AND annotator = ? AND account = ?", person
@@ -129,6 +133,7 @@ class Collection:
                 transaction.connection.execute(
                     "INSERT OR REPLACE INTO people VALUES (?, ?, ?)", person
                 )
+        self._known.add(person)
         return pseudonym
 
     def is_lead(self, account: str) -> bool:
@@ -157,12 +162,16 @@ class Collection:
         self,
         project: str,
         annotator: str,
-        messages: Sequence[Mapping[str, str]],
+        prompt: Text,
         outputs: Sequence[Output],
+        *,
+        source: str = "chat",
+        shown: bool = False,
     ) -> Assignment:
         """A chat turn: two live answers to the annotator's own prompt, as their assignment."""
         with self.gate.entered():
-            return quiz.open_turn(self.store, self.keys, project, annotator, messages, outputs)
+            turn = (self.store, self.keys, project, annotator, prompt, outputs)
+            return quiz.open_turn(*turn, source=source, shown=shown)
 
     def submit(self, annotator: str, token: str, answer: Answer) -> Receipt:
         """Stores an answer; when it returns, the answer is acknowledged at the chosen level.
@@ -220,7 +229,9 @@ class Collection:
         """Deletes all that an account did in a project, on its request: see `erasure`."""
         if actor != account:
             self.lead.check(actor)
-        return erase(self.store, project, self.keys.pseudonym(project, account), self.outbox)
+        pseudonym = self.keys.pseudonym(project, account)
+        self._known.discard((project, pseudonym, account))
+        return erase(self.store, project, pseudonym, self.outbox)
 
     def close(self, timeout: float = 25.0) -> int:
         """Stops accepting, drains, flushes; returns how many events are not backed up."""

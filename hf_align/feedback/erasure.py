@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from hf_align.feedback.backups import Backup
 from hf_align.feedback.outbox import Outbox
-from hf_align.feedback.store import Store, drop_forgotten, rebuild
+from hf_align.feedback.replay import drop_forgotten, rebuild
+from hf_align.feedback.store import Store
 
 
 @dataclass(frozen=True)

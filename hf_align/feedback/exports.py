@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from hf_align.feedback.items import LETTERS
-from hf_align.feedback.store import Store, event_of
+from hf_align.feedback.store import Store
+from hf_align.feedback.views import event_of
 from hf_align.types import InputError
 
 Row = dict[str, Any]

@@ -12,11 +12,16 @@ import binascii
 import hashlib
 import hmac
 import json
+import os
+import secrets
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 from hf_align.feedback.texts import check_text
+from hf_align.files import write_text
 from hf_align.types import InputError
 
+SECRET, _SECRET_FILE = "HF_ALIGN_SECRET", "secret"
 MIN_SECRET = 16
 MAX_TOKEN = 2048
 _ROTATIONS = 97  # more than there are orders
@@ -119,3 +124,19 @@ class Keys:
 
     def _signature(self, payload: bytes) -> str:
         return hmac.digest(self._tokens, payload, hashlib.sha256).hex()
+
+
+def secret_of(folder: Path) -> str:
+    """The secret of a folder's store: from the environment, or made once and kept beside it.
+
+    Raises:
+        OSError: It cannot be kept.
+    """
+    given = os.environ.get(SECRET)
+    if given:
+        return given
+    file = folder / _SECRET_FILE
+    if not file.exists():
+        write_text(file, secrets.token_urlsafe(32) + "\n")
+        file.chmod(0o600)
+    return file.read_text(encoding="utf-8").strip()

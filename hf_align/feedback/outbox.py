@@ -19,8 +19,8 @@ from dataclasses import dataclass
 
 from hf_align.feedback.backups import Backup, DatasetBackup
 from hf_align.feedback.identity import Refused
-from hf_align.feedback.store import Store, event_of
-from hf_align.feedback.views import Event
+from hf_align.feedback.store import Store
+from hf_align.feedback.views import Event, event_of
 
 MAX_SEGMENT_EVENTS = 2_000
 MAX_SEGMENT_BYTES = 8_000_000

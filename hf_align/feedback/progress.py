@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hf_align.feedback.assignment import project_row, settings_of
+from hf_align.feedback.assignment import person_row, project_row, settings_of
 from hf_align.feedback.store import Store
 
 
@@ -105,10 +105,61 @@ def progress(store: Store, project: str) -> Progress:
     )
 
 
+@dataclass(frozen=True)
+class Standing:
+    """How far one annotator is.
+
+    Attributes:
+        served: Answers and skips given so far.
+        last: Id of the latest one; empty for none.
+        guideline_version: Of now.
+        quota: Answers and skips that one annotator gives at most; None for no limit.
+    """
+
+    served: int
+    last: str
+    guideline_version: int
+    quota: int | None
+
+
+def standing(store: Store, project: str, annotator: str) -> Standing:
+    """How far one annotator is, in three look-ups: it is asked with every answer.
+
+    Raises:
+        InputError: No such project.
+    """
+    with store.read() as connection:
+        quota = settings_of(connection, project).quota
+        version = project_row(connection, project)["guideline_version"]
+        person = person_row(connection, project, annotator)
+        last = connection.execute(
+            "SELECT event_id FROM answers WHERE project = ? AND annotator = ? "
+            "ORDER BY nth DESC LIMIT 1",
+            (project, annotator),
+        ).fetchone()
+    served = 0 if person is None else person["served"]
+    return Standing(served, "" if last is None else last[0], version, quota)
+
+
 def num_items(store: Store, project: str) -> int:
     """Items that an annotator may get, without gold ones."""
     with store.read() as connection:
         return connection.execute(
             "SELECT count(*) FROM items WHERE project = ? AND gold IS NULL AND withdrawn = 0",
             (project,),
+        ).fetchone()[0]
+
+
+def missing_votes(store: Store, project: str) -> int:
+    """Votes that items still want, those aside that too many skipped.
+
+    Raises:
+        InputError: No such project.
+    """
+    with store.read() as connection:
+        settings = settings_of(connection, project)
+        return connection.execute(
+            "SELECT coalesce(sum(max(0, coalesce(overlap, ?) - votes)), 0) FROM items "
+            "WHERE project = ? AND gold IS NULL AND withdrawn = 0 AND skips < ?",
+            (settings.overlap, project, settings.max_skips),
         ).fetchone()[0]

@@ -338,7 +338,8 @@ def drifted(stretches: Sequence[Quality]) -> list[str]:
 
 def feedback_text(own: Quality) -> str:
     """What an annotator is told about their own work: facts, no blame, no gold item named."""
-    lines = [f"You have compared {own.votes} pairs. Thank you."]
+    pairs = "1 pair" if own.votes == 1 else f"{own.votes} pairs"
+    lines = [f"You have compared {pairs}. Thank you."]
     if own.gold is not None and own.gold.n >= 5:
         lines.append(f"On pairs with a known answer you agreed in {own.gold.value:.0%}.")
     if own.agreement is not None and own.agreement.n >= 10:

@@ -111,27 +111,32 @@ def open_turn(
     keys: Keys,
     project: str,
     annotator: str,
-    messages: Sequence[Mapping[str, str]],
+    prompt: Text,
     outputs: Sequence[Output],
+    *,
+    source: str = "chat",
+    shown: bool = False,
 ) -> Assignment:
-    """Makes the annotator's own conversation and its two live answers their current assignment.
+    """Makes the annotator's own prompt and its two live answers their current assignment.
 
     Args:
         store: The store.
         keys: Signs the token.
         project: The project.
         annotator: Pseudonym of the author.
-        messages: The conversation so far, the annotator's message last.
+        prompt: Text, or the conversation so far, the annotator's message last.
         outputs: The two candidate answers.
+        source: Where it comes from, kept with the item.
+        shown: They have been shown already, the first on the left; without it the sides are drawn.
 
     Raises:
         Refused: As `next_assignment`.
         InputError: No two outputs, or text that cannot be stored.
     """
-    if len(outputs) != 2 or not messages or messages[-1].get("role") != "user":
+    by_user = isinstance(prompt, str) or (prompt and prompt[-1].get("role") == "user")
+    if len(outputs) != 2 or not by_user:
         raise InputError("chat: expected a conversation that ends with the user, and two answers")
-    prompt = [dict(message) for message in messages]
-    item_of_chat = Item(prompt, tuple(outputs), overlap=1, facts={"source": "chat"})
+    item_of_chat = Item(prompt, tuple(outputs), overlap=1, facts={"source": source})
     body = item_of_chat.to_dict() | {"withdrawn": True}  # handed to nobody else
     # Another annotator, or another day, may get the same two answers: an item all the same.
     item = f"{item_id(project, body)[:12]}{uuid.uuid4().hex[:8]}"
@@ -140,6 +145,6 @@ def open_turn(
         settings = admit(transaction, project, annotator)
         transaction.append(f"item:{item}", "item", project, body, item_id=item, annotator=annotator)
         release(connection, project, annotator)
-        side = int(keys.fraction(item, annotator) * 2)
+        side = 0 if shown else int(keys.fraction(item, annotator) * 2)
         lease = grant_lease(transaction, settings, annotator, Pick(item, side, False))
         return assignment_of(connection, keys, lease)

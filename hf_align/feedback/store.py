@@ -1,12 +1,11 @@
-"""The event store: an append-only log in SQLite, one connection per thread, checked when opened.
+"""The event store: an append-only log in SQLite, checked when opened.
 
-Every event has an id that makes a retry harmless. A write is one `BEGIN IMMEDIATE` transaction that
-is on the disk (`synchronous=FULL`) before it returns.
+Every event has an id that makes a retry harmless. Each thread reads through a connection of its
+own; all write through one, whose commits are on the disk (`synchronous=FULL`) before they return.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import sqlite3
@@ -14,12 +13,14 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from hf_align.feedback.schema import TABLES, VERSION, VIEW_NAMES, VIEWS
-from hf_align.feedback.views import Event, apply_event
+from hf_align.feedback.group_commit import Writer
+from hf_align.feedback.replay import take_in
+from hf_align.feedback.schema import TABLES, VERSION, VIEWS
+from hf_align.feedback.views import Event, apply_event, event_of
 from hf_align.types import InputError
 
 BUSY_SECONDS = 30.0
@@ -98,15 +99,6 @@ def insert_event(connection: sqlite3.Connection, event: Event, pending: bool) ->
     return row is not None
 
 
-def event_of(row: sqlite3.Row) -> Event:
-    """A row of `events` as an event."""
-    return {
-        **{"event_id": row["event_id"], "type": row["type"], "ts_server": row["ts"]},
-        **{"project": row["project"], "annotator": row["annotator"], "item_id": row["item_id"]},
-        **{"supersedes": row["supersedes"], "body": json.loads(row["body"])},
-    }
-
-
 class Store:
     """One SQLite file.
 
@@ -143,6 +135,7 @@ class Store:
         self._lock = threading.RLock()
         self._local = threading.local()
         self._single: sqlite3.Connection | None = None
+        self._writer = Writer(self._writing, most=1 if self._exclusive else 64)
         self._connections: weakref.WeakSet[sqlite3.Connection] = weakref.WeakSet()
         self._closed = False
         with self._said():
@@ -170,14 +163,19 @@ class Store:
     def _connection(self) -> sqlite3.Connection:
         if self._closed:
             raise OSError(f"{self.path} is closed")
-        connection = self._single or getattr(self._local, "connection", None)
+        if self._exclusive:
+            return self._writing()
+        connection = getattr(self._local, "connection", None)
         if connection is None:
-            connection = self._connect()
-            if self._exclusive:
-                self._single = connection
-            else:
-                self._local.connection = connection
+            connection = self._local.connection = self._connect()
         return connection
+
+    def _writing(self) -> sqlite3.Connection:
+        if self._closed:
+            raise OSError(f"{self.path} is closed")
+        if self._single is None:
+            self._single = self._connect()
+        return self._single
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
@@ -210,24 +208,17 @@ class Store:
         Raises:
             OSError: Disk full, locked by another process, damaged; one line.
         """
-        # Threads queue here, in order, and not on SQLite's lock, which sleeps and lets anyone in.
-        with self._lock, self._said():
-            connection = self._connection()
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                transaction = Transaction(connection, self._clock)
-                yield transaction
-                transaction.finish()
-                connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
+        # Threads queue here, and not on SQLite's lock, which sleeps and lets anyone in.
+        lock = self._lock if self._exclusive else nullcontext()
+        with lock, self._said(), self._writer.transaction() as connection:
+            transaction = Transaction(connection, self._clock)
+            yield transaction
+            transaction.finish()
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
         """A connection that sees one state of the store throughout the block."""
-        lock = self._lock if self._exclusive else threading.Lock()
+        lock = self._lock if self._exclusive else nullcontext()
         with lock, self._said():
             connection = self._connection()
             if connection.in_transaction:
@@ -281,13 +272,14 @@ class Store:
         """
         with self.write() as transaction:
             connection = transaction.connection
-            added = sum(insert_event(connection, event, pending=False) for event in events)
+            # A million ids in random order touch every page of their index again and again.
+            connection.execute(f"PRAGMA cache_size = -{16 * CACHE_KIB}")
+            added = take_in(connection, events)
+            connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
             connection.executemany(
                 "INSERT OR IGNORE INTO segments VALUES (?)", ((path,) for path in segments)
             )
             if added:
-                drop_forgotten(connection)
-                rebuild(connection)
                 latest = connection.execute("SELECT max(ts) FROM events").fetchone()[0]
                 transaction.now = max(transaction.now, latest + _TICK)
         return added
@@ -312,7 +304,10 @@ class Store:
                 time.sleep(0.05)
 
     def close(self) -> None:
-        """Closes every thread's connection; further use of the store is an error."""
+        """Closes every connection; further use of the store is an error."""
+        if self._closed:
+            return
+        self._writer.close()
         with self._lock:
             self._closed = True
             for connection in list(self._connections):
@@ -339,41 +334,6 @@ class Store:
             if isinstance(error, sqlite3.OperationalError):
                 raise OSError(f"{self.path}: {text}") from error
             raise
-
-
-@contextmanager
-def erasing(connection: sqlite3.Connection) -> Iterator[None]:
-    """Lifts the log's protection inside a transaction."""
-    connection.execute("INSERT INTO erasing VALUES ('')")
-    yield
-    connection.execute("DELETE FROM erasing")
-
-
-def drop_forgotten(connection: sqlite3.Connection) -> int:
-    """Deletes what erased people did before they were erased; returns how many events that were."""
-    with erasing(connection):
-        gone = connection.execute(
-            "DELETE FROM events WHERE seq IN (SELECT e.seq FROM events AS e JOIN events AS f "
-            "ON f.type = 'forget' AND e.annotator = json_extract(f.body, '$.annotator') "
-            "AND e.ts < f.ts WHERE e.annotator IS NOT NULL)"
-        ).rowcount
-    connection.execute("DELETE FROM pending WHERE seq NOT IN (SELECT seq FROM events)")
-    return gone
-
-
-def rebuild(connection: sqlite3.Connection) -> None:
-    """Empties the views and applies every event again in the order of time."""
-    connection.execute("PRAGMA defer_foreign_keys = ON")
-    for name in VIEW_NAMES:
-        connection.execute(f"DELETE FROM {name}")
-    rows = connection.execute("SELECT * FROM events ORDER BY ts, event_id")
-    for batch in iter(lambda: list(itertools.islice(rows, 10_000)), []):
-        for row in batch:
-            apply_event(connection, event_of(row))
-    connection.execute(
-        "UPDATE items SET held = (SELECT count(*) FROM leases WHERE leases.item_id = items.item_id "
-        "AND state = 'open' AND NOT is_repeat)"
-    )
 
 
 def file_system(path: Path) -> str:

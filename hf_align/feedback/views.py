@@ -15,6 +15,15 @@ Event = dict[str, Any]
 """`event_id, type, ts_server, project, annotator, item_id, supersedes, body` (a dict)."""
 
 
+def event_of(row: sqlite3.Row) -> Event:
+    """A row of `events` as an event."""
+    return {
+        **{"event_id": row["event_id"], "type": row["type"], "ts_server": row["ts"]},
+        **{"project": row["project"], "annotator": row["annotator"], "item_id": row["item_id"]},
+        **{"supersedes": row["supersedes"], "body": json.loads(row["body"])},
+    }
+
+
 def apply_event(connection: sqlite3.Connection, event: Event) -> None:
     """Brings the views up to date with one event; an unknown type changes nothing."""
     change = _CHANGES.get(event["type"])

@@ -6,12 +6,13 @@ import csv
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
+from hf_align.feedback.collected import collected
 from hf_align.feedback.exports import Counts, ExportOptions, Kind, Row, export_rows
 from hf_align.feedback.store import Store
 from hf_align.feedback.texts import canonical, check_name, spreadsheet_cell
@@ -39,6 +40,7 @@ def write_export(
     file_format: Format = "jsonl",
     test_share: float = 0.1,
     seed: int = 0,
+    described: bool = False,
 ) -> dict[str, Any]:
     """Writes an export to `folder/train.<format>` and `folder/test.<format>`, and its manifest.
 
@@ -54,6 +56,7 @@ def write_export(
         file_format: "jsonl", "parquet" or "csv".
         test_share: Share of the prompts that fall into the test split.
         seed: Of the split.
+        described: Whether the manifest says how the votes were collected, for a card.
 
     Returns:
         The manifest: rows per file with its hash, what was dropped, the options.
@@ -64,6 +67,32 @@ def write_export(
     """
     check_name("project", project)
     folder, options = Path(folder), options or ExportOptions()
+    _check_export(folder, file_format, test_share)
+    counts = Counts()
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        rows = export_rows(store, project, kind, options, counts)
+        sizes = _write_rows(
+            rows, partial, file_format, lambda row: _file_of(row, kind, test_share, seed)
+        )
+        manifest = {
+            **{"project": project, "kind": kind, "options": asdict(options), "seed": seed},
+            **{"test_share": test_share, "items": counts.items, "rows": sizes},
+            "dropped": dict(sorted(counts.dropped.items())),
+            "sha256": {path.name: _sha256(path) for path in sorted(partial.iterdir())},
+        }
+        if described:
+            manifest["collection"] = collected(store, project, kind, options)
+        write_text(partial / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return manifest
+
+
+def _check_export(folder: Path, file_format: str, test_share: float) -> None:
     if folder.exists():
         raise InputError(f"export {folder} exists: name another folder")
     if file_format not in _WRITERS or not 0 <= test_share < 1:
@@ -71,31 +100,27 @@ def write_export(
             f"export format {file_format!r}, test_share {test_share}: expected one of "
             f"{', '.join(_WRITERS)}, and a share from 0 to below 1"
         )
-    counts, sizes = Counts(), {}
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        with ExitStack() as stack:
-            writers: dict[str, Callable[[Row], None]] = {}
-            for row in export_rows(store, project, kind, options, counts):
-                name = "events" if kind == "raw" else split_of(row["prompt"], test_share, seed)
-                if name not in writers:
-                    path = partial / f"{name}.{file_format}"
-                    writers[name] = stack.enter_context(_WRITERS[file_format](path))
-                writers[name](row)
-                sizes[name] = sizes.get(name, 0) + 1
-        manifest = {
-            **{"project": project, "kind": kind, "options": asdict(options), "seed": seed},
-            **{"test_share": test_share, "items": counts.items, "rows": sizes},
-            "dropped": dict(sorted(counts.dropped.items())),
-            "sha256": {path.name: _sha256(path) for path in sorted(partial.iterdir())},
-        }
-        write_text(partial / "manifest.json", json.dumps(manifest, indent=2) + "\n")
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return manifest
+
+
+def _file_of(row: Row, kind: Kind, test_share: float, seed: int) -> str:
+    return "events" if kind == "raw" else split_of(row["prompt"], test_share, seed)
+
+
+def _write_rows(
+    rows: Iterable[Row], folder: Path, file_format: Format, name_of: Callable[[Row], str]
+) -> dict[str, int]:
+    """Writes each row to the file that it belongs to; how many went into each."""
+    sizes: dict[str, int] = {}
+    with ExitStack() as stack:
+        writers: dict[str, Callable[[Row], None]] = {}
+        for row in rows:
+            name = name_of(row)
+            if name not in writers:
+                path = folder / f"{name}.{file_format}"
+                writers[name] = stack.enter_context(_WRITERS[file_format](path))
+            writers[name](row)
+            sizes[name] = sizes.get(name, 0) + 1
+    return sizes
 
 
 def _sha256(path: Path) -> str:

@@ -24,7 +24,7 @@ from hf_align.feedback import (
     quality,
 )
 from hf_align.feedback.collection import Done
-from hf_align.feedback.progress import num_items
+from hf_align.feedback.progress import num_items, standing
 from hf_align.types import InputError, Message, content_of
 from hf_align.ui import task_views as views
 from hf_align.ui.rate_limits import RateLimit
@@ -270,25 +270,18 @@ class Annotating:
 
     def _status(self, account: str, person: str, known: object) -> Reply:
         """What the header says, and what `undo` would take back."""
-        briefing = self.collection.briefing(self.project)
-        last = self.collection.history(self.project, person, 1)
-        with self.collection.store.read() as connection:
-            row = connection.execute(
-                "SELECT served FROM annotators WHERE project = ? AND annotator = ?",
-                (self.project, person),
-            ).fetchone()
+        own = standing(self.collection.store, self.project, person)
         items = self._kept_for(lambda: num_items(self.collection.store, self.project), "items")
-        served = 0 if row is None else row[0]
-        wanted = items if briefing.project.quota is None else briefing.project.quota
         status = {
             "name": account.partition(":")[2],
             "leads": self.collection.is_lead(account),
-            "served": served,
-            "wanted": max(served, wanted),
-            "last": last[0].event_id if last else "",
-            "version": briefing.guideline_version,
+            "served": own.served,
+            "wanted": max(own.served, items if own.quota is None else own.quota),
+            "last": own.last,
+            "version": own.guideline_version,
         }
-        if known != briefing.guideline_version:
+        if known != own.guideline_version:
+            briefing = self.collection.briefing(self.project)
             status["guidelines"] = safe_html(briefing.guidelines)
         return status
 

@@ -285,4 +285,4 @@ def _value(found: Estimate | None) -> str:
 
 
 def _p_value(p: float | None) -> str:
-    return "" if p is None else f", p = {p:.2g}"
+    return "" if p is None else f", p\u00a0=\u00a0{p:.2g}"

@@ -208,12 +208,16 @@ class Leading:
         destination = check_destination(repo, self.project, private, kind="dataset")
         with tempfile.TemporaryDirectory(prefix="hf_align-") as scratch:
             folder = Path(scratch) / self.project
-            self._written(folder, body, file_format="parquet")
-            published = push_dataset(folder, destination)
+            self._written(folder, body, "parquet", described=True)
+            published = push_dataset(folder, destination, "press Push again")
         return {"notice": f"Published at {published.url}, commit {published.commit[:10]}."}
 
     def _written(
-        self, folder: Path, body: Mapping[str, Any], file_format: str = ""
+        self,
+        folder: Path,
+        body: Mapping[str, Any],
+        file_format: str = "",
+        described: bool = False,
     ) -> dict[str, Any]:
         names = ("votes", "ties", "skips", "labels")
         said = {name: text_of(body, name) for name in names if body.get(name)}
@@ -222,6 +226,7 @@ class Leading:
             text_of(body, "kind") or "preference",  # type: ignore[arg-type]
             ExportOptions(**said),  # type: ignore[arg-type]
             file_format=file_format or text_of(body, "format") or "jsonl",  # type: ignore[arg-type]
+            described=described,
         )
         if not manifest["rows"]:
             raise InputError("nothing to export yet: no vote of this kind counts")

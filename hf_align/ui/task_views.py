@@ -246,8 +246,8 @@ def sign_in_view(on_space: bool, invited: bool, to: str = "") -> str:
     if on_space:
         return (
             '<section class="message"><h2>Sign in</h2><p>Use the button above to sign in with '
-            "Hugging Face. If nothing happens inside a frame, open the page in a tab of its own."
-            "</p></section>"
+            'Hugging Face. If nothing happens inside a frame, <a href="" target="_blank" '
+            'rel="noopener">open the page in a tab of its own</a>.</p></section>'
         )
     code = "Invitation code, or the lead's key" if invited else "Key (leads only)"
     return (

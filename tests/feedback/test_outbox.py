@@ -229,20 +229,26 @@ def test_closing_lets_nobody_in_and_waits_for_those_inside(make_collection, disk
     assert b'"type": "answer"' in content
 
 
+def limit_pages(store, pages):
+    """A disk of so many pages, for the connection that writes."""
+    with store.write() as transaction:
+        transaction.connection.execute(f"PRAGMA max_page_count = {pages}")
+
+
 def test_a_full_disk_is_one_line_and_loses_nothing(make_collection, annotate):
     collection = make_collection(pairs(40), overlap=1)
     person, *_ = annotate(collection, "local:a", limit=2)
     task = collection.next("p", person)
     with collection.store.read() as connection:
         pages = connection.execute("PRAGMA page_count").fetchone()[0]
-    collection.store._connection().execute(f"PRAGMA max_page_count = {pages}")
+    limit_pages(collection.store, pages)
     note = Answer(choice="left", notes="n" * 9000)
     with pytest.raises(OSError, match="the disk is full; free some space") as full:
         for _ in range(10):
             collection.submit(person, task.token, note)
             task = collection.next("p", person)
     assert "\n" not in str(full.value)
-    collection.store._connection().execute("PRAGMA max_page_count = 100000")
+    limit_pages(collection.store, 100_000)
     assert not collection.submit(person, task.token, note).duplicate
     assert collection.store.damage() is None
 

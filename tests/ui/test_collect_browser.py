@@ -2,11 +2,7 @@
 
 import io
 import json
-import os
 import re
-import shutil
-import socket
-import subprocess
 import sys
 import threading
 import time
@@ -14,161 +10,23 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from ui_world import MODELS, SECRET
+from collect_visits import MARKS, Server, Visit
+from ui_world import SECRET
 
-from hf_align.feedback import Store
 from hf_align.ui import LocalSignIn
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed"),
-]
-playwright = pytest.importorskip("playwright.sync_api")
-
-SHOTS = os.environ.get("HF_ALIGN_SCREENSHOTS")
-"""A folder: pictures of every page are left there, to be looked at."""
-
-
-class Server:
-    """The app on one port and one folder, whatever becomes of its processes."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.address = f"http://127.0.0.1:{self.port}"
-        self.process = None
-
-    def start(self):
-        """Starts it and waits until it answers."""
-        script = Path(__file__).with_name("collect_app_server.py")
-        command = [sys.executable, str(script), str(self.folder), str(self.port)]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert self.process.stdout.readline() == "ready\n"
-
-    def kill(self):
-        """kill -9."""
-        self.process.kill()
-        self.process.wait()
-
-    def answers(self):
-        """`(annotator, item)` of every answer in the log, in order."""
-        store = Store(self.folder / "collect.db")
-        with store.read() as connection:
-            rows = connection.execute(
-                "SELECT annotator, item_id, body FROM events WHERE type = 'answer' ORDER BY seq"
-            ).fetchall()
-        store.close()
-        return [(row[0], row[1], json.loads(row[2])) for row in rows]
+pytestmark = MARKS
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """A running server."""
-    running = Server(tmp_path_factory.mktemp("collect"))
+    folder = tmp_path_factory.mktemp("collect")
+    script = Path(__file__).with_name("collect_app_server.py")
+    running = Server(folder, lambda port: [sys.executable, str(script), str(folder), str(port)])
     running.start()
     yield running
     running.kill()
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    """A headless browser."""
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-class Visit:
-    """A browser context that remembers whom it asked, what it was told, and what went wrong."""
-
-    def __init__(self, browser, server, **settings):
-        self.server = server
-        self.context = browser.new_context(**settings)
-        self.outside, self.bodies, self.errors, self.dialogs = [], [], [], []
-        self.context.on("request", self._requested)
-        self.context.route("**/gradio_api/run/*", self._answered)
-        self.context.on("weberror", lambda error: self.errors.append(str(error.error)))
-        self.context.on("dialog", lambda dialog: self.dialogs.append(dialog.message))
-        self.page = self.context.new_page()
-
-    def _requested(self, request):
-        if not request.url.startswith((self.server.address, "data:", "blob:")):
-            self.outside.append(request.url)
-
-    def _answered(self, route):
-        try:
-            answer = route.fetch()
-        except playwright.Error:  # the server is down
-            return route.abort()
-        self.bodies.append(answer.text())
-        route.fulfill(response=answer)
-
-    def sign_in(self, name, key="", path="/"):
-        """Signs in by name."""
-        self.page.goto(self.server.address + path)
-        self.page.wait_for_selector("form.sign-in")
-        self.page.fill("input[name=name]", name)
-        self.page.fill("input[name=key]", key)
-        self.page.keyboard.press("Enter")
-
-    def pass_quiz(self):
-        """The quiz, by keyboard: the first answer is the better one in all questions."""
-        self.page.wait_for_selector("form.quiz")
-        for _ in range(2):
-            self.page.keyboard.press("1")
-        self.page.keyboard.press("Enter")
-        self.page.wait_for_selector("text=Passed: 2 of 2")
-        self.page.click(".message button")
-        self.page.wait_for_selector("form.task")
-
-    def token(self):
-        """The token of the task on the screen."""
-        return self.page.get_attribute("form.task", "data-token")
-
-    def until_other(self, token):
-        """Waits for another task, or the end of them."""
-        self.page.wait_for_function(
-            "t => document.querySelector('#hf-align:not([aria-busy])') && "
-            "document.querySelector('form.task')?.dataset.token !== t",
-            arg=token,
-        )
-
-    def submit(self, *keys):
-        """Presses keys, submits, and waits for the next task."""
-        token = self.token()
-        for key in (*keys, "Enter"):
-            self.page.keyboard.press(key)
-        self.until_other(token)
-
-    def submit_any(self):
-        """Answers whatever is on the screen."""
-        ranking = self.page.get_attribute("form.task", "data-kind") == "ranking"
-        self.submit(*("1234" if ranking else "1"))
-
-    def served(self):
-        """What the header says, x of x/N."""
-        return int(self.page.inner_text("#hf-progress").split("/")[0])
-
-    def look(self, name):
-        """No serious accessibility problem here; a picture where that was asked for."""
-        if SHOTS:
-            self.page.wait_for_timeout(300)
-            self.page.screenshot(path=f"{SHOTS}/{name}.png", full_page=True)
-        axe = pytest.importorskip("axe_playwright_python.sync_playwright")
-        self.page.evaluate("document.activeElement?.blur()")
-        found = axe.Axe().run(self.page).response["violations"]
-        serious = [v for v in found if v["impact"] in ("serious", "critical")]
-        assert not serious, [(v["id"], [n["html"] for n in v["nodes"]]) for v in serious]
-
-    def check(self):
-        """Nobody else was asked, no model was named, nothing broke."""
-        assert not self.outside and not self.errors and not self.dialogs
-        told = "".join(self.bodies) + self.page.content()
-        assert not any(model in told for model in MODELS)
 
 
 def test_an_annotators_day(server, chromium):

@@ -12,6 +12,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from collect_visits import MARKS, Visit
 from ui_world import SECRET, item
 
 from hf_align.feedback import DirectoryBackup, Project, open_collection
@@ -96,6 +97,35 @@ def test_the_space_keeps_to_gradios_rules_for_pages(space):
     assert "img-src 'self'" in policy and "form-action 'self'" in policy
     config = json.load(urllib.request.urlopen(f"{space[0]}/config", timeout=30))
     assert not config.get("run_history") and not config.get("analytics_enabled")
+
+
+class Address:
+    """A server that runs by itself."""
+
+    def __init__(self, address):
+        self.address = address
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "height"), [(1440, 900), (390, 844)])
+def test_the_sign_in_button_is_there_and_can_be_read(space, chromium, scheme, width, height):
+    size = {"width": width, "height": height}
+    visit = Visit(chromium, Address(space[0]), viewport=size, color_scheme=scheme)
+    for path in ("", "lead"):
+        visit.page.goto(f"{space[0]}/{path}")
+        visit.page.wait_for_selector("text=Use the button above")
+        button = visit.page.locator("#hf-login")
+        assert "Sign in with Hugging Face" in button.inner_text()
+        box = button.bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= width
+        assert not visit.page.locator("form.sign-in").count()  # no name of one's own here
+        assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
+        visit.look(f"{scheme}-{width}-space-{path or 'annotator'}")
+    assert not visit.outside
+    visit.context.close()
+
+
+test_the_sign_in_button_is_there_and_can_be_read.pytestmark += MARKS
 
 
 def test_what_was_acknowledged_is_in_the_backup_when_the_space_is_stopped(space):
