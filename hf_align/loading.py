@@ -17,8 +17,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from hf_align.diagnostics.explorer import curve_of_audits, curve_of_selection
+from hf_align.diagnostics.findings import check_findings, findings_lines, findings_markdown
 from hf_align.diagnostics.markdown import number
+from hf_align.diagnostics.overoptimization import Curve
 from hf_align.diagnostics.report import check_report, report_markdown
+from hf_align.diagnostics.sample_files import (
+    POOL,
+    ScoredCompletions,
+    audit_file,
+    audited_step,
+    read_completions,
+)
 from hf_align.hub.cards import shown_name, sources
 from hf_align.hub.lineage import checked_lineage
 from hf_align.hub.loading import (
@@ -28,8 +38,9 @@ from hf_align.hub.loading import (
     check_model,
     find_home,
     find_model,
+    is_adapter,
 )
-from hf_align.records import one_line, read_record
+from hf_align.records import one_line, read_list, read_record
 from hf_align.types import InputError
 
 _RECORDS = ("run.json", "lineage.json", "report/report.json")
@@ -69,7 +80,6 @@ def load_policy(
 def _open(
     found: ModelHome, dtype: Any, device: str | None, trust_remote_code: bool
 ) -> tuple[Any, Any]:
-    import torch
     from transformers import AutoTokenizer
 
     from hf_align.weights import load_weights, readable
@@ -85,12 +95,25 @@ def _open(
     if found.base is not None:
         from peft import PeftModel
 
-        files = [home.file(name, None) for name in ADAPTER_FILES]
+        folder = str(_adapter_folder(home))
         with readable(home.name, "its adapter cannot be loaded"):
-            model = PeftModel.from_pretrained(model, str(files[0].parent), use_safetensors=True)
+            model = PeftModel.from_pretrained(model, folder, use_safetensors=True)
+    return _on(model, device).eval(), tokenizer
+
+
+def _adapter_folder(home: Home) -> Path:
+    """Where an adapter's files are on this disk, with its tokenizer where it has one."""
+    words = [path for path in home.sizes if path.startswith(("tokenizer", "special_tokens"))]
+    return [home.file(name, None) for name in (*words, *ADAPTER_FILES)][-1].parent
+
+
+def _on(model: Any, device: str | None) -> Any:
+    """The model where it is to run: a GPU where there is one."""
+    import torch
+
     if device is None and torch.accelerator.is_available():
         device = torch.accelerator.current_accelerator()
-    return (model if device is None else model.to(device)).eval(), tokenizer
+    return model if device is None else model.to(device)
 
 
 def load_reward_model(
@@ -101,7 +124,8 @@ def load_reward_model(
     device: str | None = None,
     batch_size: int = 32,
 ) -> Any:
-    """A reward model, or an ensemble of them, that scores completions.
+    """A reward model, or an ensemble of them, that scores completions; an adapter is merged into
+    its base.
 
     Args:
         name: Folder or Hub id.
@@ -114,7 +138,7 @@ def load_reward_model(
         A `RewardModel`.
 
     Raises:
-        InputError: It is no reward model in safetensors, or an adapter.
+        InputError: It is no reward model in safetensors, or an adapter whose base nobody has.
         OSError: The Hub cannot be reached, or the repo is absent, private or gated.
     """
     return _open_reward(find_home(name, revision, "reward model"), dtype, device, batch_size)
@@ -122,8 +146,14 @@ def load_reward_model(
 
 def _open_reward(home: Home, dtype: str | None, device: str | None, batch_size: int) -> Any:
     from hf_align.rewards import RewardModel
-    from hf_align.rewards.loading import read_ensemble
+    from hf_align.rewards.loading import load_adapted, read_ensemble
 
+    if is_adapter(home):
+        found = find_model(home.name, home.revision, "reward model")
+        base = (found.base.name, found.base.revision)
+        member = load_adapted(base, _adapter_folder(home), dtype, home.label)
+        member = (_on(member[0], device), member[1])
+        return RewardModel.from_members([member], name=home.name, batch_size=batch_size)
     home.file("ensemble.json")  # its size is checked before it is read
     ensemble = read_ensemble(home.name, home.revision, home.label)
     for folder in ensemble.members if ensemble else ("",):
@@ -151,8 +181,58 @@ class LoadedRun:
 
     @property
     def verdict(self) -> str | None:
-        """The label of its report's verdict, such as "NOT DETECTED"; None without a report."""
-        return None if self.report is None else self.report["verdict"]["label"]
+        """The label of its report's verdict, such as "NOT DETECTED"; None where it gives none, as
+        `evaluate`, `annotate` and `hhh` do not.
+        """
+        return self.report["verdict"]["label"] if self._judges else None
+
+    @property
+    def _judges(self) -> bool:
+        return self.report is not None and "verdict" in self.report
+
+    @cached_property
+    def curve(self) -> Curve | None:
+        """Its audits, or of best-of-n its values for every n; None where it kept none.
+
+        Raises:
+            InputError: The file is damaged or too large.
+            OSError: The Hub cannot be reached, or refuses.
+        """
+        selected = self.record["recipe"] == "best_of_n"
+        path = "report/curve.json" if selected else "audits.json"
+        found, label = self.home.file(path), f"{self.home.label}: {path}"
+        if found is None:
+            return None
+        read = curve_of_selection if selected else curve_of_audits
+        return read(read_list(found, label), label)
+
+    @property
+    def sampled_steps(self) -> frozenset[int]:
+        """The audited steps whose completions it kept, as far as its list of files tells."""
+        steps = (audited_step(path) for path in self.home.sizes)
+        return frozenset(step for step in steps if step is not None)
+
+    def audit_samples(self, step: int) -> ScoredCompletions | None:
+        """The completions of one audit, step 0 being the reference's; None where it kept none.
+
+        Raises:
+            InputError: The file is damaged or too large.
+            OSError: The Hub cannot be reached, or refuses.
+        """
+        return self._completions(audit_file(step))
+
+    def pool(self) -> ScoredCompletions | None:
+        """What best-of-n chose from, for its first prompts; None for other runs.
+
+        Raises:
+            InputError: The file is damaged or too large.
+            OSError: The Hub cannot be reached, or refuses.
+        """
+        return self._completions(f"report/{POOL}")
+
+    def _completions(self, path: str) -> ScoredCompletions | None:
+        found = self.home.file(path)
+        return None if found is None else read_completions(found, f"{self.home.label}: {path}")
 
     @cached_property
     def _opened(self) -> tuple[Any, Any]:
@@ -176,6 +256,8 @@ class LoadedRun:
         """The report as Markdown, its texts inert: no HTML, links or pictures of its author's."""
         if self.report is None:
             raise InputError(f"{self.home.label} has no report to show")
+        if not self._judges:
+            return findings_markdown(self.report)
         return report_markdown({**self.report, "figures": []})
 
     def __str__(self) -> str:
@@ -183,6 +265,8 @@ class LoadedRun:
         lines.append(f"{shown_name(self.source)}: a run of {one_line(record['recipe'], 40)}")
         if self.report is None:
             lines.append("no report: nothing is known of what it bought")
+        elif not self._judges:
+            lines += findings_lines(self.report)
         else:
             lines.append(one_line(self.report["verdict"]["text"], 600))
             lines += _metric_lines(self.report["metrics"])
@@ -234,7 +318,8 @@ def load_run(
     if lineage is None:
         lineage = record.get("lineage")
     if report is not None:
-        check_report(report, f"{home.label}: {_RECORDS[2]}")
+        check = check_report if "verdict" in report else check_findings
+        check(report, f"{home.label}: {_RECORDS[2]}")
     source = {"name": home.name, "revision": home.revision, "sha256": None}
     return LoadedRun(source, record, checked_lineage(lineage, home.label), report, home)
 

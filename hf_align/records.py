@@ -31,9 +31,24 @@ def read_record(path: Path, label: str, most_bytes: int = MOST_BYTES) -> dict[st
         InputError: Too large, not JSON, no object, nested too deeply, a key twice, or a number that
             is NaN or infinite.
     """
+    record = _read(path, label, most_bytes)
+    if not isinstance(record, dict):
+        raise InputError(f"{label} is damaged: it holds a {type(record).__name__}, not an object")
+    return record
+
+
+def read_list(path: Path, label: str, most_bytes: int = MOST_BYTES) -> list[Any]:
+    """The list in a JSON file of someone else's. Arguments and errors as `read_record`."""
+    record = _read(path, label, most_bytes)
+    if not isinstance(record, list):
+        raise InputError(f"{label} is damaged: it holds a {type(record).__name__}, not a list")
+    return record
+
+
+def _read(path: Path, label: str, most_bytes: int) -> Any:
     check_size(label, path.stat().st_size, most_bytes)
     try:
-        record = parse_record(path.read_text(encoding="utf-8"))
+        return parse_record(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         why = f"it is not JSON ({one_line(error)}); copy it again"
         raise InputError(f"{label} is damaged: {why}") from error
@@ -41,9 +56,6 @@ def read_record(path: Path, label: str, most_bytes: int = MOST_BYTES) -> dict[st
         raise InputError(f"{label} is refused: it is nested more than {_DEEPEST} deep") from error
     except ValueError as error:
         raise InputError(f"{label} is refused: {one_line(error)}") from error
-    if not isinstance(record, dict):
-        raise InputError(f"{label} is damaged: it holds a {type(record).__name__}, not an object")
-    return record
 
 
 def parse_record(text: str) -> Any:

@@ -13,6 +13,8 @@ from hf_align.records import check_paths
 from hf_align.types import InputError
 
 _TIMEOUT = 10
+# What the client of large files makes of an answer: a ConnectionError with its text alone.
+_ANSWERED = re.compile(r"HTTP status \w+ error \((\d{3})")
 _PASSWORD = re.compile(r"(?<=://)[^/@\s]+@")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _OPTIONS = {"dataset": "dataset_name", "model": "model_name_or_path"}
@@ -84,21 +86,29 @@ def sizes_at(
 
 def unreachable(error: Any) -> str:
     """What to say of a request that the Hub refused or never got, and what to do about it."""
-    from huggingface_hub import errors
-
-    if not isinstance(error, errors.HfHubHTTPError) or error.response is None:
+    status = _status(error)
+    if status is None:
         return f"cannot reach the Hub ({reason(error)}); check the network"
-    if error.response.status_code in (401, 403):
+    if status in (401, 403):
         return f"access refused ({reason(error)}); check your token and its rights"
     return f"{reason(error)}; try again later"
 
 
+def _status(error: Any) -> int | None:
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.HfHubHTTPError) and error.response is not None:
+        return error.response.status_code
+    found = _ANSWERED.search(str(error))
+    return None if found is None else int(found[1])
+
+
 def reason(error: Any) -> str:
     """The first line of a client's error, without its request ids and addresses."""
-    from huggingface_hub import constants, errors
+    from huggingface_hub import constants
 
-    endpoint = _PASSWORD.sub("", constants.ENDPOINT)
-    if isinstance(error, errors.HfHubHTTPError) and error.response is not None:
-        return f"{endpoint} answered {error.response.status_code}"
+    endpoint, status = _PASSWORD.sub("", constants.ENDPOINT), _status(error)
+    if status is not None:
+        return f"{endpoint} answered {status}"
     text = next(iter(str(error).strip().splitlines()), type(error).__name__)
     return f"{endpoint}: {_PASSWORD.sub('', text)[:160]}"

@@ -38,26 +38,26 @@ def check_shape(
         raise InputError(f"{label} is not a report of schema {schema}: {what}")
 
     if not isinstance(report, dict) or report.get("schema") != schema:
-        fail(f"schema is {_short(report.get('schema')) if isinstance(report, dict) else 'missing'}")
+        fail(f"schema is {short(report.get('schema')) if isinstance(report, dict) else 'missing'}")
     for key, kind in _PARTS.items():
         if not isinstance(report.get(key), kind):
-            fail(f"{key} is {_short(report.get(key))}, expected {kind.__name__}")
+            fail(f"{key} is {short(report.get(key))}, expected {kind.__name__}")
     verdict = report["verdict"]
     if verdict.get("label") not in list(verdicts) or not isinstance(verdict.get("text"), str):
-        fail(f"verdict is {_short(verdict)}, expected a label out of {', '.join(verdicts)}")
+        fail(f"verdict is {short(verdict)}, expected a label out of {', '.join(verdicts)}")
     for name, entry in report["metrics"].items():
         if name not in metrics:
-            fail(f"unknown metric {_short(name)}")
-        if not _is_estimate(entry):
-            fail(f"metric {name!r} is {_short(entry)}, expected value, low, high and n")
+            fail(f"unknown metric {short(name)}")
+        if not is_estimate(entry):
+            fail(f"metric {name!r} is {short(entry)}, expected value, low, high and n")
     for name in report["figures"]:
-        if not isinstance(name, str) or not _FIGURE.fullmatch(name):
-            fail(f"figure {_short(name)}, expected the name of a .png beside it")
+        if not is_figure(name):
+            fail(f"figure {short(name)}, expected the name of a .png beside it")
     if not all(isinstance(line, str) for line in report["warnings"]):
         fail("warnings are not all sentences")
     _check_samples(report["samples"], fail)
     tables = report.get("tables", [])  # reports written before there were any have none
-    if not isinstance(tables, list) or not all(map(_is_table, tables)):
+    if not isinstance(tables, list) or not all(map(is_table, tables)):
         fail("tables are not all title, note, columns and rows of as many cells")
 
 
@@ -68,7 +68,7 @@ def _check_samples(samples: list[Any], fail: Any) -> None:
     for row in samples:
         if not isinstance(row, dict) or set(row) != keys:
             fail("the rows of samples have different keys")
-        if not all(_is_number(value) or _is_text(value) for value in row.values()):
+        if not all(is_number(value) or _is_text(value) for value in row.values()):
             fail("samples hold what is neither a text nor a number")
 
 
@@ -78,19 +78,27 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
-def _is_number(value: Any) -> bool:
+def is_figure(name: Any) -> bool:
+    """Whether it names a figure beside the report."""
+    return isinstance(name, str) and _FIGURE.fullmatch(name) is not None
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a number that could have been measured."""
     return isinstance(value, int | float) and -_LARGEST < value < _LARGEST
 
 
-def _is_estimate(entry: Any) -> bool:
+def is_estimate(entry: Any) -> bool:
+    """Whether it has the form of `Estimate.to_dict`."""
     if not isinstance(entry, dict) or set(entry) != {"value", "low", "high", "n"}:
         return False
     ends = (entry["low"], entry["high"])
-    whole = isinstance(entry["n"], int) and _is_number(entry["n"])
-    return whole and _is_number(entry["value"]) and all(e is None or _is_number(e) for e in ends)
+    whole = isinstance(entry["n"], int) and is_number(entry["n"])
+    return whole and is_number(entry["value"]) and all(e is None or is_number(e) for e in ends)
 
 
-def _is_table(table: Any) -> bool:
+def is_table(table: Any) -> bool:
+    """Whether it has the form of `Table.to_dict`."""
     if not isinstance(table, dict) or not {"title", "note", "columns", "rows"} <= set(table):
         return False
     texts = [table["title"], table["note"]]
@@ -102,11 +110,12 @@ def _is_table(table: Any) -> bool:
     return all(
         isinstance(row, list)
         and len(row) == len(columns)
-        and all(c is None or isinstance(c, str) or _is_number(c) or _is_estimate(c) for c in row)
+        and all(c is None or isinstance(c, str) or is_number(c) or is_estimate(c) for c in row)
         for row in rows
     )
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
+    """A value as a message shows it."""
     shown = repr(value)
     return shown if len(shown) <= 120 else shown[:120] + "…"

@@ -24,6 +24,7 @@ from hf_align.hub.publishing import (
     push_report,
 )
 from hf_align.hub.spaces import SPACE_KINDS, plan_space, push_space
+from hf_align.hub.tags import tag_commit, tags_of
 
 __all__ = [
     # what went in
@@ -49,4 +50,6 @@ __all__ = [
     "SPACE_KINDS",
     "plan_space",
     "push_space",
+    "tag_commit",
+    "tags_of",
 ]

@@ -16,11 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from hf_align.hub.cards import public_command, public_text
-from hf_align.hub.secrets import holds_secret, without_secrets
+from hf_align.hub.secrets import holds_secret, own_secrets, without_secrets
 from hf_align.types import InputError
 
 PUBLISHED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "README.md", "*.jsonl")
-"""Files at the top of a run directory that are published; `report/` goes with them."""
+"""Files at the top of a run directory that are published; `report/` and `AUDITED` go with them."""
+
+AUDITED = "audit_samples/*.parquet"
+"""The completions of a run's audits."""
 
 RECORDS = ("run.json", "lineage.json", "adapter_config.json")
 """Files that may name local paths: a copy without them is published."""
@@ -88,6 +91,7 @@ def model_items(folder: Path) -> list[Item]:
         OSError: A file holds a secret.
     """
     places = [f"{place}{pattern}" for pattern in PUBLISHED for place in ("", "member-*/")]
+    places.append(AUDITED)
     found = {file for pattern in places for file in folder.glob(pattern) if file.is_file()}
     return _items(folder, found | _report_files(folder))
 
@@ -115,7 +119,35 @@ def _items(folder: Path, files: set[Path]) -> list[Item]:
             content = _clean_record(file, folder)
         items.append(Item(file.relative_to(folder).as_posix(), content))
         refuse_secret(items[-1], file)
+        if file.suffix == ".parquet":
+            _refuse_secret_texts(file)
     return items
+
+
+def _refuse_secret_texts(file: Path) -> None:
+    """Refuses a table of completions with a secret in one of them.
+
+    Raises:
+        OSError: It has; nothing has been sent.
+        InputError: It is no table.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        table = parquet.read_table(file)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{file} is damaged; remove it, or make the run again") from error
+    own = own_secrets()
+    for name in table.column_names:
+        if not pa.types.is_string(table[name].type):
+            continue
+        for place, text in enumerate(table[name].to_pylist()):
+            if held := holds_secret(text or "", own):
+                raise OSError(
+                    f"{file}, row {place + 1:,}, column {name} holds {held}; remove the file, then "
+                    "publish again"
+                )
 
 
 def _clean_record(file: Path, folder: Path) -> bytes:

@@ -140,7 +140,8 @@ def _tables_section(repo_id: str, facts: Mapping[str, Any]) -> str:
             shown = (f"`{config}`", _MEANING[config]) if place == 0 else ("", "")
             lines.append(f"| {shown[0]} | {split} | {counts['rows']:,} | {prompts} | {shown[1]} |")
     first = next(iter(facts["configs"]))
-    lines += ["", f'```python\nload_dataset("{repo_id}", "{first}")\n```\n']
+    code = f'from datasets import load_dataset\n\ndata = load_dataset("{repo_id}", "{first}")'
+    lines += ["", f"```python\n{code}\n```\n"]
     shared = {name: entry["shared_prompts"] for name, entry in facts["configs"].items()}
     if any(shared.values()):
         said = ", ".join(f"{count:,} of `{name}`" for name, count in shared.items() if count)
@@ -190,7 +191,7 @@ def _bias_section(facts: Mapping[str, Any], report: Mapping[str, Any]) -> str:
             rows.append(f"| {meaning} | {_estimate(found)} | {found.get('n', '–')} |")
     if not rows:
         return ""
-    table = ["| share | value, 95 % interval | prompts |", "|---|---|---:|", *rows]
+    table = ["| share | value, 95 % interval | n |", "|---|---|---:|", *rows]
     return "## Agreement and biases\n\n" + "\n".join(table) + "\n"
 
 

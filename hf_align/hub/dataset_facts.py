@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hf_align.hub.tables import Tables, prompt_keys
+from hf_align.hub.tables import Tables, prompt_keys, values_of
 from hf_align.statistics import clustered_share
 from hf_align.types import content_of
 
@@ -108,7 +108,7 @@ def _length_bias(table: pa.Table | None) -> dict[str, Any] | None:
     if table is None or not {"chosen", "rejected"} <= {*table.column_names}:
         return None
     lengths = [
-        np.array([len(content_of(text)) for text in table.column(name).to_pylist()])
+        np.array([len(content_of(text)) for text in values_of(table.column(name))])
         for name in ("chosen", "rejected")
     ]
     longer = (np.sign(lengths[0] - lengths[1]) + 1) / 2

@@ -11,6 +11,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,15 @@ from hf_align.hub.dataset_cards import dataset_card
 from hf_align.hub.dataset_facts import dataset_facts
 from hf_align.hub.publishing import Publication, Published, finished_record, publish, tag_of
 from hf_align.hub.secrets import holds_secret, own_secrets
-from hf_align.hub.tables import CONFIGS, Files, Tables, find_tables, read_table, split_tables
+from hf_align.hub.tables import (
+    CONFIGS,
+    Files,
+    Tables,
+    find_tables,
+    read_table,
+    split_tables,
+    values_of,
+)
 from hf_align.types import InputError
 
 if TYPE_CHECKING:
@@ -33,13 +42,14 @@ _GROUP_ROWS = 10_000
 _SHARD_BYTES = 500 * 1024**2
 
 
-def push_dataset(folder: Path, destination: Destination) -> Published:
+def push_dataset(folder: Path, destination: Destination, remedy: str | None = None) -> Published:
     """Publishes a dataset: a folder that a recipe wrote, or one file of data.
 
     Args:
         folder: Output of `best_of_n`, `filter`, `inspect --output` or another recipe that writes
             data, a folder with one file per split, or such a file; it is only read.
         destination: From `check_destination`.
+        remedy: How to try again where the folder is a temporary one.
 
     Raises:
         InputError: There is nothing that is known to be data, the splits share prompts, or the repo
@@ -47,7 +57,7 @@ def push_dataset(folder: Path, destination: Destination) -> Published:
         OSError: A row holds a secret, the Hub refused, or could not be reached.
     """
     with plan_dataset(folder, destination) as publication:
-        return publish(publication, destination)
+        return publish(replace(publication, remedy=remedy), destination)
 
 
 @contextmanager
@@ -102,7 +112,9 @@ def _record(folder: Path) -> dict[str, Any]:
     if (folder / "run.json").is_file():
         return finished_record(folder)
     name = folder.resolve().name.split(".")[0]
-    return {"schema": 1, "recipe": "publish", "name": name, "status": "finished"}
+    unknown: dict[str, Any] = {"data": []}
+    own = {"schema": 1, "recipe": "publish", "name": name, "status": "finished"}
+    return own | {"lineage": unknown}
 
 
 def _report(folder: Path) -> dict[str, Any]:
@@ -112,7 +124,8 @@ def _report(folder: Path) -> dict[str, Any]:
     if not isinstance(read, dict):
         raise InputError(f"{file} holds no report; remove it")
     if file is not None and file.name == "manifest.json":  # of an export of votes
-        return {"protocol": read.get("options"), "dropped": read.get("dropped")}
+        own = {"protocol": read.get("options"), "dropped": read.get("dropped")}
+        return own | (read.get("collection") or {})
     return read
 
 
@@ -229,7 +242,7 @@ def _secret_row(column: pa.ChunkedArray, own: list[str]) -> int | None:
     kind = column.type
     if pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind):
         return None
-    for place, value in enumerate(column.to_pylist()):
+    for place, value in enumerate(values_of(column)):
         text = value if isinstance(value, str) else json.dumps(value, default=str)
         if holds_secret(text, own):
             return place

@@ -192,6 +192,11 @@ def find_model(
     return ModelHome(home)
 
 
+def is_adapter(home: Home) -> bool:
+    """Whether what lies there is an adapter of another model."""
+    return _has(home, ADAPTER)
+
+
 def check_model(home: Home, trust_remote_code: bool = False, folder: str = "") -> None:
     """Refuses what is no whole model in safetensors, or would run code, from its small files.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from typing import Any
 
 from hf_align.hub.accounts import Destination, Kind, check_repo
 from hf_align.hub.cards import THIS_REPO
-from hf_align.hub.contents import PUBLISHED, Item, matches, model_items, report_items
+from hf_align.hub.contents import AUDITED, PUBLISHED, Item, matches, model_items, report_items
 from hf_align.hub.models import check_adapter, check_files, check_weights
 from hf_align.hub.retrying import Incomplete, is_passing, retried, status_of, why_not
 from hf_align.types import InputError
@@ -26,7 +27,7 @@ from hf_align.types import InputError
 _REPORT = ("run.json", "lineage.json", "README.md", "*.csv", "*.jsonl", "report/*")
 # Weights and arguments that another tool pickled there are another model's.
 _PICKLES = ("pytorch_model*", "adapter_model.bin", "training_args.bin")
-_MODEL = (*PUBLISHED, *_REPORT, *_PICKLES, *(f"member-*/{name}" for name in PUBLISHED))
+_MODEL = (*PUBLISHED, AUDITED, *_REPORT, *_PICKLES, *(f"member-*/{name}" for name in PUBLISHED))
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Publication:
         name: What the commit calls it.
         tag: Names this state of this run for good.
         again: What the publish recipe is told to try again; None for the folder.
+        remedy: How to try again where the folder is a temporary one, so that no recipe could.
     """
 
     folder: Path
@@ -51,6 +53,7 @@ class Publication:
     name: str
     tag: str
     again: str | None = None
+    remedy: str | None = None
 
 
 @dataclass(frozen=True)
@@ -236,12 +239,22 @@ def _one_line(publication: Publication, target: Destination) -> Iterator[None]:
     except Exception as error:
         if not is_passing(error) and status_of(error) is None and not isinstance(error, OSError):
             raise
-        again = publication.again or publication.folder
-        raise OSError(
-            f"{publication.folder} is complete, but could not be published to {target.repo_id} "
-            f"({why_not(error, target.repo_id)}); `python -m hf_align.recipes.publish {again} "
-            f"--hub_model_id {target.repo_id}` tries again"
-        ) from error
+        raise OSError(_unpublished(publication, target, why_not(error, target.repo_id))) from error
+
+
+def _unpublished(publication: Publication, target: Destination, why: str) -> str:
+    """That it did not work, what became of the data, and what to do."""
+    if publication.remedy is not None:
+        return (
+            f"{publication.name} could not be published to {target.repo_id} ({why}); "
+            f"{publication.remedy}"
+        )
+    again = publication.again or publication.folder
+    return (
+        f"{publication.folder} is complete, but could not be published to {target.repo_id} "
+        f"({why}); `python -m hf_align.recipes.publish {again} --hub_model_id {target.repo_id}` "
+        "tries again"
+    )
 
 
 def _settle(api: Any, publication: Publication, target: Destination, commits: list[str]) -> str:
@@ -263,18 +276,21 @@ def _settle(api: Any, publication: Publication, target: Destination, commits: li
     if not changed and not stale:
         return head.sha
     commits.append(head.sha)
-    done = api.create_commit(
-        **where,
-        # Made anew for every attempt: a commit marks the operations it was given.
-        operations=[
-            *(CommitOperationAdd(item.path, _argument(item)) for item in changed),
-            *(CommitOperationDelete(path) for path in stale),
-        ],
-        commit_message=f"Publish {publication.name}",
-        commit_description=f"{publication.tag}, by hf_align",
-        revision=target.revision,
-        parent_commit=head.sha,
-    )
+    with warnings.catch_warnings():
+        # A run's completions are no dataset that lost its way.
+        warnings.filterwarnings("ignore", "It seems that you are about to commit a data file")
+        done = api.create_commit(
+            **where,
+            # Made anew for every attempt: a commit marks the operations it was given.
+            operations=[
+                *(CommitOperationAdd(item.path, _argument(item)) for item in changed),
+                *(CommitOperationDelete(path) for path in stale),
+            ],
+            commit_message=f"Publish {publication.name}",
+            commit_description=f"{publication.tag}, by hf_align",
+            revision=target.revision,
+            parent_commit=head.sha,
+        )
     changed, stale = differences(
         publication, remote_files(api, publication.kind, target.repo_id, done.oid)
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,7 @@ _OTHER_NAMES = {"ranking": "rankings", "raw": "events", "demonstration": "sft"} 
 _SPLITS = ("train", "test", "validation")
 _SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz")
 _NOT_DATA = ("metrics.jsonl", "samples.jsonl", "battles.jsonl")
+_BLOCK = 5_000
 _IN_TEST = 10  # one prompt in so many
 
 Files = dict[str, dict[str, list[Path]]]
@@ -131,6 +132,12 @@ def read_table(files: Sequence[Path]) -> pa.Table:
         raise InputError(f"{files[0]}: {' '.join(str(error).split())}") from error
 
 
+def values_of(column: pa.ChunkedArray) -> Iterator[Any]:
+    """The values of a column, a few thousand in memory at a time."""
+    for start in range(0, len(column), _BLOCK):
+        yield from column.slice(start, _BLOCK).to_pylist()
+
+
 def table_of(rows: Sequence[dict[str, Any]], label: str) -> pa.Table:
     """Rows as a table with every column that any of them has.
 
@@ -173,7 +180,7 @@ def prompt_keys(table: pa.Table) -> list[str] | None:
     """What tells the prompts of a table apart; None where it has none."""
     if "prompt" not in table.column_names:
         return None
-    return [_json(prompt) for prompt in table.column("prompt").to_pylist()]
+    return [_json(prompt) for prompt in values_of(table.column("prompt"))]
 
 
 def is_test_prompt(key: str) -> bool:

@@ -169,6 +169,58 @@ def load_member(
     return model.eval(), tokenizer
 
 
+def load_adapted(
+    base: tuple[str, str | None], folder: Path, dtype: str | None, label: str
+) -> tuple[Any, Any]:
+    """A reward model that is an adapter of another model, merged, and its tokenizer.
+
+    The base may be a reward model, or a language model whose head the adapter brings along
+    (`modules_to_save`), as TRL's RewardTrainer saves it.
+
+    Args:
+        base: Folder or Hub id of the base, and its revision.
+        folder: Of the adapter: `adapter_config.json`, `adapter_model.safetensors`, and a tokenizer
+            where it has its own.
+        dtype: Of the weights, for example "float32"; None keeps the saved one.
+        label: How messages call it.
+
+    Raises:
+        InputError: Neither has a head of one output, or their files cannot be used.
+        OSError: The Hub cannot be reached, or refuses.
+    """
+    from peft import PeftModel
+    from safetensors import safe_open
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    name, revision = base
+    at_base = {"revision": revision, "trust_remote_code": False}
+    words = (str(folder), {}) if (folder / "tokenizer_config.json").is_file() else (name, at_base)
+    with readable(name, "cannot be loaded", label):
+        tokenizer = AutoTokenizer.from_pretrained(words[0], **words[1])
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            name,
+            **at_base,
+            num_labels=1,
+            dtype=dtype or "auto",
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+        with safe_open(folder / "adapter_model.safetensors", framework="np") as adapter:
+            brought = {key.removeprefix("base_model.model.") for key in adapter.keys()}  # noqa: SIM118
+    random = sorted({*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])} - brought)
+    if random:
+        raise InputError(
+            f"{label} is no trained reward model: {random[0]} is neither in the adapter nor in its "
+            f"base {name} and would be random; save the head with the adapter (modules_to_save)"
+        )
+    with readable(name, "its adapter cannot be loaded", label):
+        model = PeftModel.from_pretrained(model, str(folder), use_safetensors=True)
+        model = model.merge_and_unload()
+    check_member(model, tokenizer, label)
+    return model.eval(), tokenizer
+
+
 def check_member(model: Any, tokenizer: Any, label: str) -> None:
     """Refuses a model that does not give one score per sequence; sets its pad token.
 

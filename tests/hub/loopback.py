@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from http.server import ThreadingHTTPServer
 
 from loopback_api import Handler
+from loopback_buckets import Bucket
 from loopback_repos import Repo
 
 __all__ = [
@@ -69,6 +70,8 @@ class LoopbackHub:
 
     def __init__(self):
         self.repos: dict[str, Repo] = {}
+        self.buckets: dict[str, Bucket] = {}
+        self.xet = None  # the folder that stands for Xet's storage, once it is asked for
         self.objects: dict[str, bytes] = {}
         self.tokens = dict(ACCOUNTS)
         self.failures: list[Failure] = []
@@ -95,6 +98,8 @@ class LoopbackHub:
     def __exit__(self, *_):
         self.server.shutdown()
         self.server.server_close()
+        if self.xet is not None:
+            self.xet.cleanup()
 
     def env(self, token: str | None, home) -> dict[str, str]:
         """The environment of a process that is to see this Hub alone."""

@@ -11,11 +11,8 @@ from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import yaml
-from loopback_repos import Repo, entry, is_lfs, tree
-
-
-class Refused(Exception):
-    """An answer that is an error: status, code, message."""
+from loopback_buckets import BUCKET_ROUTES
+from loopback_repos import Refused, Repo, entry, is_lfs, tree
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -169,7 +166,14 @@ class Handler(BaseHTTPRequestHandler):
         facts = {"id": name, "sha": sha, "private": repo.private, "siblings": siblings}
         card = front_matter(files.get("README.md", b"").decode(errors="replace"))
         facts |= {"cardData": card, "lastModified": "2026-01-01T00:00:00.000Z"}
-        self.answer(200, facts | {"tags": [], "gated": repo.gated, "downloads": 0, "likes": 0})
+        facts |= {"tags": [], "gated": repo.gated, "downloads": 0, "likes": 0}
+        if kind == "spaces":
+            own = {"host": repo.host, "subdomain": name.replace("/", "-"), "sdk": "gradio"}
+            facts |= own | {"runtime": {"stage": repo.stage, "hardware": {}}}
+        self.answer(200, facts)
+
+    def runtime(self, body, query, name):
+        self.answer(200, {"stage": self.repo("spaces", name).stage, "hardware": {}})
 
     def tree(self, body, query, kind, name, revision, folder=""):
         _, files = self.at(self.repo(kind, name), revision)
@@ -356,5 +360,7 @@ ROUTES = [
     (r"PUT /objects/(\w+)", Handler.put),
     (r"GET /objects/(\w+)", Handler.get),
     (r"POST /objects/(\w+)/verify", Handler.verify),
+    (rf"GET /api/spaces/{_ID}/runtime", Handler.runtime),
+    *BUCKET_ROUTES,
     (rf"(?:GET|HEAD) /{_PREFIX}{_ID}/resolve/([^/]+)/(.+)", Handler.resolve),
 ]

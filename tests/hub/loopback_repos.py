@@ -10,12 +10,17 @@ LFS_SUFFIXES = (".safetensors", ".parquet", ".png", ".bin", ".gz")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
+class Refused(Exception):
+    """An answer that is an error: status, code, message."""
+
+
 @dataclass
 class Repo:
     """A repo: `files` are those at the head of main, and may be changed directly.
 
     `commits` lists the branch of every commit that a client made, `messages` their summaries;
-    `fake_sizes` are what `info` says of files instead of their bytes.
+    `fake_sizes` are what `info` says of files instead of their bytes. `host` and `stage` are where
+    a Space's app runs, and whether it does.
     """
 
     private: bool = True
@@ -26,6 +31,8 @@ class Repo:
     tags: dict[str, str] = field(default_factory=dict)
     snapshots: dict[str, dict[str, bytes]] = field(default_factory=dict)
     fake_sizes: dict[str, int] = field(default_factory=dict)
+    host: str | None = None
+    stage: str = "RUNNING"
 
     def __post_init__(self):
         self.heads = {"main": self.files}

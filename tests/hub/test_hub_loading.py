@@ -131,6 +131,54 @@ def test_a_reward_model_is_pinned_and_a_policy_is_none(hub, policy):
     assert all(sha in r for r in hub.log if "/resolve/" in r)
 
 
+@pytest.fixture
+def reward_adapter(hub, policy, tokenizer, tmp_path):
+    """An adapter of a policy that brings a head, on the Hub with it and without; the model."""
+    from peft import LoraConfig, get_peft_model
+    from safetensors.torch import load, save
+    from transformers import AutoModelForSequenceClassification
+
+    serve(hub, "lab/base", files_of(policy))
+    whole = AutoModelForSequenceClassification.from_pretrained(policy, num_labels=1)
+    whole.config.pad_token_id = tokenizer.pad_token_id
+    config = LoraConfig(
+        r=2, target_modules=["q_proj"], task_type="SEQ_CLS", modules_to_save=["score"]
+    )
+    model = get_peft_model(whole, config)
+    torch.manual_seed(5)
+    for key, weight in model.named_parameters():
+        if "lora_B" in key or "modules_to_save" in key:
+            torch.nn.init.normal_(weight, std=0.5)
+    model.peft_config["default"].base_model_name_or_path = "lab/base"
+    model.eval().save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    files = files_of(tmp_path / "adapter")
+    serve(hub, "lab/with", files)
+    weights = load(files["adapter_model.safetensors"])
+    headless = {key: value for key, value in weights.items() if ".score." not in key}
+    serve(hub, "lab/without", files | {"adapter_model.safetensors": save(headless)})
+    return model
+
+
+def test_a_reward_adapter_scores_as_the_model_that_it_was_saved_from(reward_adapter, tokenizer):
+    prompts, completions = ["w1 w2 ", "w3 "], ["w6", "w7 w8"]
+    scored = load_reward_model("lab/with").score(prompts, completions)
+    texts = [p + c + tokenizer.eos_token for p, c in zip(prompts, completions, strict=True)]
+    with torch.no_grad():
+        expected = [
+            reward_adapter(**tokenizer(text, return_tensors="pt")).logits.item() for text in texts
+        ]
+    assert scored == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_reward_adapter_without_a_head_is_refused(hub, reward_adapter):
+    with pytest.raises(InputError, match="neither in the adapter nor in its base") as caught:
+        load_reward_model("lab/without")
+    assert "\n" not in str(caught.value)
+    del hub.repos["lab/base"]
+    with pytest.raises(OSError, match="its base cannot be had"):
+        load_reward_model("lab/with")
+
+
 def test_private_and_absent_repos_are_the_worlds_fault(hub, client, policy):
     serve(hub, "lab/hidden", run_files(policy)).private = True
     for load in (load_policy, load_reward_model, load_run):
