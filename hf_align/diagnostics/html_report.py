@@ -30,13 +30,14 @@ _THEME = {
     "#007c91": "c5",
 }
 
-_MARKS = {
+MARKS = {
     "OVER-OPTIMISED": ("bad", "▼"),
     "INVALID": ("bad", "✕"),
     "NO GAIN": ("wary", "–"),
     "INCONCLUSIVE": ("wary", "?"),
     "NOT DETECTED": ("good", "✓"),
 }
+"""How each verdict looks: its kind, and a sign that says the same without colour."""
 
 _STYLE = """
 :root { color-scheme: light dark; --paper: #ffffff; --ink: #1c2024; --muted: #5a626b;
@@ -169,7 +170,7 @@ def _cards(runs: Sequence[Mapping[str, Any]]) -> str:
     cards = []
     for run in runs:
         label = run["verdict"]["label"]
-        style, mark = _MARKS[label]
+        style, mark = MARKS[label]
         text = run["verdict"]["text"].removeprefix(f"{label}: ")
         cards.append(
             f'<li><h3>{_text(run["name"])} <span class="verdict {style}"><span aria-hidden="true">'

@@ -1,7 +1,7 @@
 """Scores completions with the policy and the reference: sequence KL, entropy, log-probabilities.
 
-`score_samples` measures sampled tokens, `pair_logps` given texts as TRL's DPO tokenises them, and
-`answer_logps` the tokens that may follow a question.
+`score_samples` and `token_log_ratios` measure sampled tokens, `pair_logps` given texts as TRL's DPO
+tokenises them, and `answer_logps` the tokens that may follow a question.
 A forward pass takes as few completions as its (B, T, V) logits leave room for, and the float32
 log-softmax a slice of time steps at a time. Torch is imported on use; results are numpy.
 """
@@ -77,13 +77,45 @@ def score_samples(
         InputError: If `reference` is None and the policy has no adapter to disable.
         ValueError: If a prompt or completion is empty or the vocabularies differ in size.
     """
+    lengths = np.array([len(ids) for ids in samples.completion_ids], dtype=np.int64)
+    results = np.empty((4, len(lengths)))
+    for rows, scores in _scored(policy, reference, samples, batch_size, time_chunk, temperature):
+        results[:, rows] = scores.sum(axis=2)
+    logp, ref_logp, sequence_kl, entropy = results
+    return SampleScores(
+        k1=logp - ref_logp,
+        rao_blackwell=sequence_kl,
+        entropy=entropy / lengths,
+        reference_nll=-ref_logp / lengths,
+        logp=logp,
+        reference_logp=ref_logp,
+        length=lengths,
+    )
+
+
+def token_log_ratios(
+    policy, reference, samples: TokenSamples, *, batch_size: int = 16, time_chunk: int = 64
+) -> list[np.ndarray]:
+    """log pi - log ref of every token, nats: per completion an array that sums to its `k1`.
+
+    Arguments and errors as `score_samples`, at temperature 1.
+    """
+    ratios: list[np.ndarray] = [np.empty(0)] * len(samples.completion_ids)
+    for rows, scores in _scored(policy, reference, samples, batch_size, time_chunk, 1.0):
+        for row, found in zip(rows, scores[0] - scores[1], strict=True):
+            ratios[row] = found[: len(samples.completion_ids[row])]
+    return ratios
+
+
+def _scored(
+    policy, reference, samples: TokenSamples, batch_size: int, time_chunk: int, temperature: float
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Rows (B,) and, (4, B, T), what `_token_scores` says of their tokens, batch by batch."""
     import torch
 
     prompts = [samples.prompt_ids[i] for i in samples.prompt_index]
     _check_nonempty(prompts, samples.completion_ids)
     disabled_adapter = _reference_context(policy, reference)
-    lengths = np.array([len(ids) for ids in samples.completion_ids], dtype=np.int64)
-    results = np.empty((4, len(prompts)))
     with _evaluation_mode(policy), _evaluation_mode(reference), torch.no_grad():
         batches = _length_sorted_batches(
             prompts, samples.completion_ids, batch_size, _vocabulary(policy)
@@ -98,18 +130,7 @@ def score_samples(
                     f"the policy has {logits.shape[-1]} tokens and the reference "
                     f"{ref_logits.shape[-1]}, expected the same vocabulary"
                 )
-            scores = _token_scores(logits, ref_logits, batch, time_chunk, temperature)
-            results[:, rows] = scores.sum(axis=2)
-    logp, ref_logp, sequence_kl, entropy = results
-    return SampleScores(
-        k1=logp - ref_logp,
-        rao_blackwell=sequence_kl,
-        entropy=entropy / lengths,
-        reference_nll=-ref_logp / lengths,
-        logp=logp,
-        reference_logp=ref_logp,
-        length=lengths,
-    )
+            yield rows, _token_scores(logits, ref_logits, batch, time_chunk, temperature)
 
 
 def pair_logps(

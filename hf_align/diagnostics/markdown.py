@@ -108,7 +108,8 @@ def _table_cell(cell: object) -> str:
         shown = f"{cell['value']:.3f}"
         if cell["low"] is None or cell["high"] is None:
             return shown
-        return f"{shown} [{cell['low']:.3f}, {cell['high']:.3f}]"
+        # A narrow column breaks before an interval, not inside of it.
+        return f"{shown} [{cell['low']:.3f},\u00a0{cell['high']:.3f}]"
     return number(cell) if isinstance(cell, (int, float)) else escaped(cell)
 
 

@@ -244,7 +244,7 @@ def report_markdown(report: dict, figures_in: str = "") -> str:
         unit, definition, direction = METRICS[name]
         interval = "–"
         if entry["low"] is not None and entry["high"] is not None:
-            interval = f"[{number(entry['low'])}, {number(entry['high'])}]"
+            interval = f"[{number(entry['low'])},\u00a0{number(entry['high'])}]"
         meaning = definition if direction == NEUTRAL else f"{definition} ({direction})"
         cells = [f"`{name}`", number(entry["value"]), interval, str(entry["n"]), unit, meaning]
         lines.append(f"| {' | '.join(cells)} |")

@@ -22,6 +22,12 @@ from hf_align.diagnostics.overoptimization import OVER_OPTIMISED, Verdict
 from hf_align.diagnostics.plots import save_figure
 from hf_align.diagnostics.report import build_report, report_markdown
 from hf_align.diagnostics.report import write_report as write_files
+from hf_align.diagnostics.sample_files import (
+    MOST_POOLED,
+    POOL,
+    ScoredCompletions,
+    write_completions,
+)
 from hf_align.diagnostics.selection import (
     LOW_VARIANCE_SHARE,
     Selection,
@@ -103,6 +109,7 @@ def write_report(
     report["best_of_n"] = _every_n(drawn, n)
     write_files(report, run.path / "report")
     write_text(run.path / "report" / CURVE, json.dumps(_per_prompt(found)) + "\n")
+    write_completions(run.path / "report" / POOL, _first_of_pool(drawn))
     run.record |= {
         "status": "finished",
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -250,6 +257,19 @@ def _per_prompt(found: Selection) -> list[dict[str, Any]]:
                 entry[name] = values[place].round(6).tolist()
         entries.append(entry)
     return entries
+
+
+def _first_of_pool(drawn: Drawn) -> ScoredCompletions:
+    """All completions of the first prompts, to be read."""
+    samples, scores = drawn.pool.samples, drawn.pool.scores
+    return ScoredCompletions(
+        samples.completion_prompts,
+        samples.texts,
+        samples.lengths,
+        samples.ended,
+        gold=None if drawn.gold is None else drawn.gold.ravel(),
+        proxy=scores.ravel(),
+    ).first(MOST_POOLED, scores.shape[1])
 
 
 def _every_n(drawn: Drawn, select_n: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from hf_align.configs import EvaluationArguments
+from hf_align.diagnostics.sample_files import audit_file, forget_audits, write_completions
 from hf_align.files import write_text
 from hf_align.recipes._evaluation import AUDIT_STREAM, load_policy
 from hf_align.recipes._expert_iteration import Job
@@ -60,7 +61,9 @@ class RoundAudits:
         if self.run.resume is not None and file.is_file():
             self.audits = json.loads(file.read_text(encoding="utf-8"))[:-1]
         # What a killed process left of the last one is made again too.
-        self.best.forget(after=self.audits[-1]["step"] if self.audits else -1)
+        last = self.audits[-1]["step"] if self.audits else -1
+        self.best.forget(after=last)
+        forget_audits(self.run.path, after=last)
         if self.run.resume is None:
             (self.run.path / METRICS).unlink(missing_ok=True)
         if self.auditor is None:
@@ -118,6 +121,7 @@ class RoundAudits:
         if not audit.consistent:
             self.run.warn(f"step {step}: the two estimates of the KL disagree")
         self.audits.append(audit.record)
+        write_completions(self.run.path / audit_file(step), audit.samples)
         write_text(self.run.path / AUDITS, json.dumps(self.audits) + "\n")
         return audit.metrics
 

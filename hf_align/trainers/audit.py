@@ -16,6 +16,7 @@ import numpy as np
 
 from hf_align.diagnostics.kl import check_consistency
 from hf_align.diagnostics.logps import score_samples
+from hf_align.diagnostics.sample_files import MOST_AUDITED, ScoredCompletions
 from hf_align.rewards import checked_scores
 from hf_align.sampling import Samples, sample_completions
 from hf_align.types import InputError, RewardFn, Text
@@ -29,11 +30,14 @@ class Audit:
         metrics: Values by the names of `METRICS`.
         record: Step, sequence KL, and gold and proxy per prompt, ready for JSON.
         consistent: Whether both estimates of the KL agree (`check_consistency`).
+        samples: The completions of the first prompts, 512 at most, with gold, proxy and
+            log-ratio of each.
     """
 
     metrics: dict[str, float]
     record: dict[str, Any]
     consistent: bool
+    samples: ScoredCompletions
 
 
 @dataclass
@@ -112,7 +116,16 @@ class Auditor:
         for name, values in rewards.items():
             metrics[f"{name}/mean"] = float(values.mean())
             record[name] = values.mean(axis=1).round(6).tolist()
-        return Audit(metrics, record, check.consistent)
+        flat = {name: values.ravel() for name, values in rewards.items()}
+        kept = ScoredCompletions(
+            samples.completion_prompts,
+            samples.texts,
+            samples.lengths,
+            samples.ended,
+            **flat,
+            log_ratio=scores.k1,
+        ).first(MOST_AUDITED, self.num_samples)
+        return Audit(metrics, record, check.consistent, kept)
 
 
 def scored(

@@ -19,6 +19,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.utils import logging
 
 from hf_align.diagnostics.overoptimization import MIN_PROMPTS
+from hf_align.diagnostics.sample_files import audit_file, forget_audits, write_completions
 from hf_align.diagnostics.sequential import pocock_spending, sequential_test
 from hf_align.files import write_text
 from hf_align.trainers.audit import Auditor
@@ -58,7 +59,9 @@ class DiagnosticsCallback(TrainerCallback):
     cross-check), `audit/kl/per_token`, `audit/policy/entropy` and `audit/policy/reference_nll`
     (nats per token), `audit/length/mean`, `audit/length/ended`, `audit/gold/mean` and
     `audit/proxy/mean`. Training takes the same steps as without it. With several processes the main
-    one audits; all stop at the same step. `audits.json` lets a resumed run go on with the curve.
+    one audits; all stop at the same step. `audits.json` lets a resumed run go on with the curve,
+    and `audit_samples/` has what each audit read: the completions of the first prompts, 512 at most
+    per audit, with gold, proxy and log-ratio; step 0 is the reference.
 
     The best checkpoint is the one with the largest mean gold, smoothed over neighbouring audits
     (`BestCheckpoint`). It lies in `best/`, as the trainer saves it (an adapter as an adapter, a
@@ -88,7 +91,7 @@ class DiagnosticsCallback(TrainerCallback):
         keep_best: Whether to keep the best checkpoint; without gold there is none.
         kl_budget: Largest sequence KL, nats; a checkpoint above it is never the best.
         stop_when_gold_falls: Whether the sequential test may end the run.
-        output_dir: Where `audits.json` and `best/` go; the trainer's if left out.
+        output_dir: Where `audits.json`, `audit_samples/` and `best/` go; the trainer's if left out.
         tell: Called with a sentence where something must be known; the log if left out.
 
     Attributes:
@@ -192,6 +195,7 @@ class DiagnosticsCallback(TrainerCallback):
             return
         if state.is_world_process_zero:
             self._best.forget()
+            forget_audits(self.output_dir, after=-1)
         self._audit(state, control)
 
     def on_step_end(self, args, state, control, **kwargs):
@@ -230,6 +234,8 @@ class DiagnosticsCallback(TrainerCallback):
         audit = self.auditor.audit(self._trainer.model, self.reference, step)
         self.audits = [earlier for earlier in self.audits if earlier["step"] < step]
         self.audits.append(audit.record)
+        # First: a step that is in the record has its completions, whenever the run is killed.
+        write_completions(self.output_dir / audit_file(step), audit.samples)
         write_text(self.output_dir / AUDITS, json.dumps(self.audits) + "\n")
         if not audit.consistent and not self._told_inconsistent:
             self._told_inconsistent = True
@@ -301,6 +307,7 @@ class DiagnosticsCallback(TrainerCallback):
         if state.is_world_process_zero:
             self.audits = self._read_audits(state.global_step)
             self._best.forget(after=state.global_step)
+            forget_audits(self.output_dir, after=state.global_step)
             reason = None if over else self._why_stop()
         (self.stop_reason,) = broadcast_object_list([reason])
         if over or self.stop_reason is not None:

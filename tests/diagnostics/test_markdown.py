@@ -28,7 +28,7 @@ def test_a_table_shows_estimates_with_intervals_and_what_does_not_apply():
         "",
         "| ranking | accuracy | pairs |",
         "|---|---:|---:|",
-        "| model | 0.750 [0.500, 1.000] | 512 |",
+        "| model | 0.750 [0.500,\u00a01.000] | 512 |",
         "| one prompt | 0.500 | – |",
         "",
     ]

@@ -85,7 +85,7 @@ def test_markdown_shows_value_interval_n_and_unit():
     lines = report_markdown(make_report()).splitlines()
     row = next(line for line in lines if "`kl/sequence`" in line)
     cells = [cell.strip() for cell in row.strip("|").split("|")]
-    assert cells[:5] == ["`kl/sequence`", "2.94", "[2.80, 3.10]", "512", "nats"]
+    assert cells[:5] == ["`kl/sequence`", "2.94", "[2.80,\u00a03.10]", "512", "nats"]
     assert lines[0] == "**NOT DETECTED: gold rose.**"
     assert "![overoptimization](overoptimization.png)" in lines
 

@@ -93,6 +93,8 @@ def test_a_killed_run_goes_on_the_same_way(whole, tmp_path, monkeypatch, where):
     assert_equal(whole, path)
     for name in ("audits.json", "metrics.jsonl"):
         assert (path / name).read_text() == (whole / name).read_text()
+    kept = [{f.name: f.read_bytes() for f in p.glob("audit_samples/*")} for p in (path, whole)]
+    assert kept[0] == kept[1] and len(kept[0]) == 3
 
 
 def test_a_round_goes_on_from_its_own_checkpoint(whole, tmp_path, monkeypatch):

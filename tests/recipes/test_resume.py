@@ -91,6 +91,8 @@ def assert_same_run(resumed, whole):
     assert logged == list(range(1, logged[-1] + 1))
     assert lines == trajectory(whole)
     assert len(metrics_of(resumed)) == len(lines) + 1
+    files = [{f.name: f.read_bytes() for f in p.glob("audit_samples/*")} for p in (resumed, whole)]
+    assert files[0] == files[1] and bool(files[0]) == (whole / "audits.json").exists()
     if (whole / "audits.json").exists():
         assert json.loads((resumed / "audits.json").read_text()) == json.loads(
             (whole / "audits.json").read_text()

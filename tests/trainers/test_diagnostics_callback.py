@@ -20,6 +20,7 @@ from transformers import (
 from trl import DPOConfig, DPOTrainer, RLOOConfig, RLOOTrainer, SFTConfig, SFTTrainer
 
 from hf_align.diagnostics.logps import score_samples
+from hf_align.diagnostics.sample_files import ScoredCompletions, read_completions, write_completions
 from hf_align.sampling import sample_completions
 from hf_align.trainers import DiagnosticsCallback
 from hf_align.trainers import diagnostics as module
@@ -107,6 +108,16 @@ def audits_of(words, prompts):
     return make
 
 
+class Listing(TrainerCallback):
+    """What a folder holds at every step."""
+
+    def __init__(self, folder, lists):
+        self.folder, self.lists = folder, lists
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.lists.append(sorted(file.name for file in self.folder.iterdir()))
+
+
 class Seen(TrainerCallback):
     """What a tracker sees, and the weights after every step."""
 
@@ -164,7 +175,8 @@ class TestEveryTrainer:
         AutoTokenizer.from_pretrained(callback.best_path)
         names = {file.name for file in callback.best_path.iterdir()}
         assert not names & {"training_args.bin", "README.md", "value_model.safetensors"}
-        assert {file.name for file in callback.output_dir.iterdir()} == {"audits.json", "best"}
+        left = {"audits.json", "audit_samples", "best"}
+        assert {file.name for file in callback.output_dir.iterdir()} == left
 
     def test_the_reference_is_the_policy_before_the_first_step(
         self, kind, trainer_of, audits_of, make_policy, words, prompts
@@ -301,6 +313,30 @@ class TestResume:
         stored = json.loads((callback.output_dir / "audits.json").read_text())
         assert stored == resumed.audits
 
+    def test_completions_of_audits_that_were_not_reached_again_are_gone(
+        self, trainer_of, audits_of
+    ):
+        options = {"save_strategy": "steps", "save_steps": 3}
+        callback = audits_of(gold=Scripted([0, 1, 5, 1])).attach(trainer_of("dpo", **options))
+        callback._trainer.train()
+        folder = callback.output_dir / "audit_samples"
+        whole = {file.name: file.read_bytes() for file in folder.iterdir()}
+        assert sorted(whole) == [f"step-0000000{step}.parquet" for step in (0, 2, 4, 6)]
+        (folder / ".step-00000004.123.parquet").write_bytes(b"half")  # killed while writing
+        again = trainer_of("dpo", **options)
+        kept = []
+        again.add_callback(Listing(folder, kept))
+        audits_of(gold=Scripted([5, 1])).attach(again)
+        again.train(resume_from_checkpoint=str(callback.output_dir / "checkpoint-3"))
+        assert kept[0] == ["step-00000000.parquet", "step-00000002.parquet"]
+        texts = [read_completions(folder / name, name).completions for name in sorted(whole)]
+        (folder / "other").mkdir()
+        for name, data in whole.items():
+            (folder / "other" / name).write_bytes(data)
+        assert texts == [
+            read_completions(folder / "other" / name, name).completions for name in sorted(whole)
+        ]
+
     @pytest.mark.parametrize("damage", ["missing", "other prompts"])
     def test_audits_that_cannot_be_gone_on_with_are_refused(self, damage, trainer_of, audits_of):
         options = {"save_strategy": "steps", "save_steps": 3}
@@ -338,7 +374,10 @@ class TestByHand:
             def audit(policy, reference, step):
                 audited.append(step)
                 return SimpleNamespace(
-                    metrics={"kl/sequence": 0.1}, record={"step": step, "kl": 0.1}, consistent=True
+                    metrics={"kl/sequence": 0.1},
+                    record={"step": step, "kl": 0.1},
+                    consistent=True,
+                    samples=ScoredCompletions(["x"], ["y"], np.array([1]), np.array([True])),
                 )
 
             monkeypatch.setattr(callback.auditor, "audit", audit)
@@ -391,12 +430,55 @@ class TestByHand:
             metrics={"kl/sequence": 5.0, "kl/sequence_k1": -3.0},
             record={"step": step, "kl": 5.0},
             consistent=False,
+            samples=ScoredCompletions(["x"], ["y"], np.array([1]), np.array([True])),
         )
         self.steps(callback)
         assert len(told) == 1 and "disagree" in told[0]
 
 
 class TestAuditor:
+    def test_the_completions_that_it_read_are_kept_with_what_was_measured(
+        self, words, make_policy, prompts, tmp_path
+    ):
+        def gold(prompts, completions, **_):
+            return [float(len(text)) for text in completions]
+
+        policy, start = make_policy(1), make_policy()
+        chats = [[{"role": "user", "content": prompt}] for prompt in prompts[:4]]
+        for asked, num_samples in ((prompts[:4], 3), (chats, 1)):
+            if asked is chats and words.chat_template is None:
+                continue
+            reward = (
+                gold
+                if asked is not chats
+                else (
+                    lambda prompts, completions, **_: gold(
+                        prompts, [c[0]["content"] for c in completions]
+                    )
+                )
+            )
+            auditor = Auditor(
+                asked, words, gold=reward, num_samples=num_samples, max_new_tokens=8, batch_size=16
+            )
+            audit = auditor.audit(policy, start, step=3)
+            kept = audit.samples
+            assert kept.prompts == [p for p in asked for _ in range(num_samples)]
+            means = kept.gold.reshape(4, num_samples).mean(axis=1)
+            assert means == pytest.approx(audit.record["gold"], abs=1e-6)
+            assert kept.gold.tolist() == [float(len(text)) for text in kept.completions]
+            assert kept.log_ratio.mean() == pytest.approx(audit.metrics["kl/sequence_k1"])
+            assert kept.lengths.mean() == pytest.approx(audit.metrics["length/mean"])
+            assert kept.proxy is None
+            write_completions(tmp_path / "x.parquet", kept)
+            read = read_completions(tmp_path / "x.parquet", "x")
+            assert read.prompts == kept.prompts and read.completions == kept.completions
+            assert np.array_equal(read.log_ratio, kept.log_ratio)
+
+    def test_no_audit_keeps_more_than_512_completions(self, words, make_policy, prompts):
+        auditor = Auditor(prompts[:5] * 50, words, num_samples=3, max_new_tokens=2, batch_size=512)
+        kept = auditor.audit(make_policy(), make_policy(), step=0).samples
+        assert len(kept) == 510 and kept.prompts[-3:] == [kept.prompts[-1]] * 3  # whole prompts
+
     def test_modes_settings_and_random_states_are_as_before(self, words, make_policy, prompts):
         model = make_policy().train()
         model.model.layers[0].eval()
