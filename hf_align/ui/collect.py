@@ -16,6 +16,7 @@ import gradio as gr
 
 from hf_align.feedback import Collection
 from hf_align.ui.annotating import Annotating, Reply, Respond
+from hf_align.ui.endpoints import text_endpoints
 from hf_align.ui.leading import Leading
 from hf_align.ui.page import frame, launch_options
 from hf_align.ui.rate_limits import RateLimit
@@ -79,16 +80,18 @@ def serve(
     host: str | None = None,
     port: int | None = None,
     ready: Callable[[str], Any] = lambda address: None,
+    app: str = "collect",
 ) -> None:
     """Serves until SIGTERM or Ctrl-C; then nothing is taken in any more and all is backed up.
 
     Args:
-        demo: From `build_collect_app`.
+        demo: From `build_collect_app` or `build_arena_app`.
         collection: What it stores into.
         sign_in: As there.
         host: Address to listen at; Gradio's own choice if left out.
         port: Port; a free one from 7860 if left out.
         ready: Called with the address once the app answers.
+        app: Which of the apps it is; see `launch_options`.
 
     Raises:
         OSError: The port is taken.
@@ -99,7 +102,7 @@ def serve(
         server_port=port,
         prevent_thread_lock=True,
         quiet=True,
-        **launch_options(sign_in),
+        **launch_options(sign_in, text_endpoints(demo), app),
     )
     ready(address)
     try:

@@ -7,7 +7,7 @@ text per action and repeats it until the server has answered, so a restart in be
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from hf_align.feedback import Project
+from hf_align.ui.endpoints import Answer, TextRoutes
 from hf_align.ui.safe_text import CSP_META, POLICY, escaped
 from hf_align.ui.sign_in import LocalSignIn, SignInRoutes
 
@@ -52,7 +53,7 @@ def frame(page: str, title: str, project: Project | None = None, chat: bool = Fa
         f'<div id="hf-status"></div>{tabs}</header>'
         '<div id="hf-notice" role="status" aria-live="polite"></div>'
         f'<div class="body"><div id="hf-view" tabindex="-1"><p class="hint">Loading…</p></div>'
-        f"{side}</div>{skip}{_UNDO}{_help_dialog()}</div>"
+        f"{side}</div>{skip}{_UNDO}{help_dialog(KEYS, _TYPING)}</div>"
     )
 
 
@@ -80,6 +81,8 @@ def _skip_dialog(reasons: Sequence[str]) -> str:
     )
 
 
+_TYPING = "None of them works while you type."
+
 _UNDO = (
     '<dialog id="hf-undo" aria-labelledby="hf-undo-title"><form method="dialog">'
     '<h2 id="hf-undo-title">Take back your last answer?</h2>'
@@ -89,11 +92,12 @@ _UNDO = (
 )
 
 
-def _help_dialog() -> str:
-    rows = "".join(f"<dt><kbd>{keys}</kbd></dt><dd>{what}</dd>" for keys, what in KEYS)
+def help_dialog(keys: Sequence[tuple[str, str]], note: str) -> str:
+    """The keys of a page and what they do."""
+    rows = "".join(f"<dt><kbd>{key}</kbd></dt><dd>{what}</dd>" for key, what in keys)
     return (
         '<dialog id="hf-help" aria-labelledby="hf-help-title"><form method="dialog">'
-        f'<h2 id="hf-help-title">Keys</h2><dl>{rows}</dl><p>None of them works while you type.</p>'
+        f'<h2 id="hf-help-title">Keys</h2><dl>{rows}</dl><p>{note}</p>'
         '<div class="actions"><button type="submit" class="primary">Close</button></div></form>'
         "</dialog>"
     )
@@ -114,19 +118,30 @@ def theme() -> gr.themes.Base:
     )
 
 
-def launch_options(sign_in: Any) -> dict[str, Any]:
-    """What `launch` needs beside address and port; nothing is asked of another server."""
+def launch_options(
+    sign_in: Any, answers: Mapping[str, Answer] | None = None, app: str = "collect"
+) -> dict[str, Any]:
+    """What `launch` needs beside address and port; nothing is asked of another server.
+
+    Args:
+        sign_in: How accounts are known.
+        answers: The pages' endpoints, from `text_endpoints`; without them Gradio answers.
+        app: Whose script it is: `assets/<app>.js`, with `assets/<app>.css` after the common one.
+    """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     # Not as `css`: Gradio's rewriting takes the commas inside :is() for ends of selectors.
-    head = f"{CSP_META}<style>{_asset('collect.css')}</style>"
+    styles = ("collect.css", *([] if app == "collect" else [f"{app}.css"]))
+    head = f"{CSP_META}<style>{''.join(map(_asset, styles))}</style>"
     options: dict[str, Any] = {
-        **{"theme": theme(), "head": head, "js": _asset("collect.js"), "footer_links": []},
+        **{"theme": theme(), "head": head, "js": _asset(f"{app}.js"), "footer_links": []},
         **{"run_history": False, "ssr_mode": False},
         **{"show_error": False, "max_file_size": MAX_UPLOAD, "strict_cors": True},
     }
     middleware = [Middleware(PolicyHeader)]
     if isinstance(sign_in, LocalSignIn):
         middleware.append(Middleware(SignInRoutes, sign_in=sign_in))
+    if answers:
+        middleware.append(Middleware(TextRoutes, answers=answers))
     options["app_kwargs"] = {"middleware": middleware, "docs_url": None, "redoc_url": None}
     return options
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
+from functools import lru_cache
 
 import nh3
 from markdown_it import MarkdownIt
@@ -40,6 +41,7 @@ _markdown = MarkdownIt("commonmark", {"html": False, "breaks": True}).enable("ta
 _markdown = _markdown.disable("image")
 
 
+@lru_cache(maxsize=1024)  # an item is shown to several people
 def safe_html(text: str) -> str:
     """Markdown of an unknown author as HTML with harmless tags only.
 

@@ -5,9 +5,20 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from collect_visits import CHROMIUM
 from ui_world import Pages, item, make_collection
 
 pytest.importorskip("gradio", reason="the app needs the extra: pip install hf_align[ui]")
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """A headless browser."""
+    driver = pytest.importorskip("playwright.sync_api")
+    with driver.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 @pytest.fixture
