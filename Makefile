@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install dpo goodhart collect test lint clean
+.PHONY: install dpo arena goodhart sweep collect test lint clean
 
 install: .venv/.installed
 
@@ -15,7 +15,13 @@ dpo: install
 	$(BIN)/python -m hf_align.recipes.dpo $(ARGS)
 
 goodhart: install
+	$(BIN)/python -m hf_align.recipes.explore $(ARGS)
+
+sweep: install
 	$(BIN)/python -m hf_align.recipes.goodhart $(ARGS)
+
+arena: install
+	$(BIN)/python -m hf_align.recipes.arena $(ARGS)
 
 collect: install
 	$(BIN)/python -m hf_align.recipes.collect $(ARGS)

@@ -6,16 +6,19 @@ imports torch.
 """
 
 from hf_align.configs.annotating import AnnotateArguments
+from hf_align.configs.arena import ArenaArguments
 from hf_align.configs.best_of_n import BestOfNArguments
 from hf_align.configs.collecting import CollectArguments
 from hf_align.configs.comparing import AnswerArguments, CompareArguments
 from hf_align.configs.evaluating import EvaluateArguments
 from hf_align.configs.expert_iteration import ExpertIterationArguments
+from hf_align.configs.exploring import ExploreArguments
 from hf_align.configs.filtering import FilterArguments
 from hf_align.configs.goodhart import GoodhartArguments
 from hf_align.configs.hhh import HHHArguments
 from hf_align.configs.inspecting import InspectArguments
 from hf_align.configs.judging import JudgeArguments
+from hf_align.configs.online import OnlineArguments
 from hf_align.configs.publishing import (
     DestinationArguments,
     PublishArguments,
@@ -45,16 +48,19 @@ __all__ = [
     "PublishingArguments",
     # one recipe each
     "AnnotateArguments",
+    "ArenaArguments",
     "BestOfNArguments",
     "AnswerArguments",
     "CollectArguments",
     "CompareArguments",
     "ExpertIterationArguments",
     "EvaluateArguments",
+    "ExploreArguments",
     "FilterArguments",
     "GoodhartArguments",
     "HHHArguments",
     "InspectArguments",
+    "OnlineArguments",
     "PublishArguments",
     "RewardArguments",
     "StudyArguments",

@@ -119,6 +119,11 @@ class RewardSourceArguments:
     reward_columns: list[str] | None = option(
         None, "Columns of the data that the rewards read, such as references."
     )
+    reference_model: str | None = option(
+        None,
+        "Model that the KL is measured from, folder or Hub id, where it is not the one that "
+        "training starts from.",
+    )
     ptx_dataset: str | None = option(
         None, "Texts, answers or conversations whose likelihood --ptx_coefficient keeps up."
     )

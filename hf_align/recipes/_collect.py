@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import tempfile
 import threading
@@ -24,37 +23,22 @@ from hf_align.feedback import (
     open_collection,
     progress,
     quality,
+    secret_of,
     write_export,
 )
-from hf_align.files import check_writable, write_text
+from hf_align.files import check_writable
+from hf_align.hub import push_dataset
 from hf_align.recipes._collect_prepare import prepare_project
 from hf_align.recipes._parser import Choices
-from hf_align.recipes._publishing import publish_output, settle_destination
+from hf_align.recipes._publishing import published_line, settle_destination
 from hf_align.types import Estimate, InputError, Message
 
-SECRET = "HF_ALIGN_SECRET"
-_STORE, _SECRET_FILE = "collect.db", "secret"
+STORE = "collect.db"
 
 
 def leads_of(options: CollectArguments) -> list[str]:
     """Accounts that lead."""
     return [f"local:{name}" for name in options.leads or ["lead"]]
-
-
-def secret_of(folder: Path) -> str:
-    """The secret of a folder's store: from the environment, or made once and kept beside it.
-
-    Raises:
-        OSError: It cannot be kept.
-    """
-    given = os.environ.get(SECRET)
-    if given:
-        return given
-    file = folder / _SECRET_FILE
-    if not file.exists():
-        write_text(file, secrets.token_urlsafe(32) + "\n")
-        file.chmod(0o600)
-    return file.read_text(encoding="utf-8").strip()
 
 
 def named(options: CollectArguments, preparing: bool) -> CollectArguments:
@@ -90,7 +74,7 @@ def opened(options: CollectArguments) -> Iterator[Collection]:
     check_writable("output_dir", folder)
     folder.mkdir(parents=True, exist_ok=True)
     collection = open_collection(
-        folder / _STORE,
+        folder / STORE,
         secret_of(folder),
         leads=leads_of(options),
         backup=None if options.backup is None else open_backup(options.backup),
@@ -181,7 +165,7 @@ def chat_with(options: CollectArguments):
 
 
 def _existing(options: CollectArguments) -> Store:
-    path = Path(options.output_dir).expanduser() / _STORE
+    path = Path(options.output_dir).expanduser() / STORE
     if not path.is_file():
         raise InputError(f"output_dir {options.output_dir} holds no project; prepare one first")
     return Store(path)
@@ -250,7 +234,7 @@ def export(options: CollectArguments) -> str:
     return "\n".join(lines)
 
 
-def _written(options: CollectArguments, folder: Path) -> dict:
+def _written(options: CollectArguments, folder: Path, described: bool = False) -> dict:
     store = _existing(options)
     try:
         if not progress(store, options.project).votes and options.export_kind != "raw":
@@ -261,6 +245,7 @@ def _written(options: CollectArguments, folder: Path) -> dict:
             file_format=options.export_format,
             test_share=options.test_share,
             seed=options.seed,
+            described=described,
         )
     finally:
         store.close()
@@ -276,6 +261,8 @@ def push(choices: Choices, options: CollectArguments) -> None:
     asked = vars(choices.build(DestinationArguments))
     with tempfile.TemporaryDirectory(prefix="hf_align-") as scratch:
         folder = Path(scratch) / options.project
+        destination = settle_destination(asked, folder, "dataset")
         options.export_format = "parquet"
-        _written(options, folder)
-        publish_output(folder, settle_destination(asked, folder, "dataset"), "dataset")
+        _written(options, folder, described=True)
+        published = push_dataset(folder, destination, "run the same command again")
+        print(published_line(published, destination))

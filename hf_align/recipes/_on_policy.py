@@ -10,6 +10,7 @@ import numpy as np
 
 from hf_align.configs import EvaluationArguments, RewardSourceArguments
 from hf_align.data import LoadedData, load_data
+from hf_align.hub import resolve_model
 from hf_align.recipes import _inputs as inputs
 from hf_align.recipes._evaluation import Evaluator
 from hf_align.recipes._inputs import TESTBED, Gold, load_inputs, load_reward
@@ -18,7 +19,7 @@ from hf_align.recipes._preflight import refusals
 from hf_align.recipes._run import Run, begin_run, is_main_process, save_model
 from hf_align.recipes._training import Setup, num_tokens
 from hf_align.rewards import RewardModel
-from hf_align.testbed import Testbed, build_translation
+from hf_align.testbed import Testbed, build_testbed, build_translation
 from hf_align.types import InputError, Text
 
 TRANSLATION = "testbed-translation"
@@ -32,6 +33,7 @@ class Task:
         testbed: The testbed, where the run is on it.
         data: The prompts.
         source: Where the policy starts.
+        reference: Where the model is that the KL is measured from.
         rewards: Loads the rewards onto a device.
         gold: Loads the gold reward onto a device.
         ptx: Rows of the language-modelling loss, if any.
@@ -40,6 +42,7 @@ class Task:
     testbed: Testbed | None
     data: LoadedData
     source: dict[str, Any]
+    reference: dict[str, Any]
     rewards: Callable[[str], list[Gold]]
     gold: Callable[[str], Gold | None]
     ptx: Any
@@ -85,7 +88,25 @@ def load_task(
     if named is not None:
         data.sources[:] = [replace(entry, name=named) for entry in data.sources]
         source |= {"name": named}
-    return Task(testbed, data, source, rewards, gold, ptx_rows(choices, testbed))
+    reference = locate_reference(choices, testbed) or source
+    return Task(testbed, data, source, reference, rewards, gold, ptx_rows(choices, testbed))
+
+
+def locate_reference(choices: Choices, testbed: Testbed | None) -> dict[str, Any] | None:
+    """Where the reference is that was named; None where it is the policy that training starts from.
+
+    Raises:
+        InputError: No such model.
+        OSError: The Hub cannot be reached, or refuses.
+    """
+    name = choices.get("reference_model")
+    if name is None:
+        return None
+    path = name
+    if name == TESTBED:
+        path = str((testbed or build_testbed()).policy_path)
+    source = resolve_model(path, option="reference_model")
+    return source | {"name": name, "path": source["name"]}
 
 
 def prepare(choices: Choices, run: Run, setup: Setup, task: Task) -> Job:
@@ -108,8 +129,14 @@ def prepare(choices: Choices, run: Run, setup: Setup, task: Task) -> Job:
     evaluator = make_evaluator(choices, run, setup, prompts, task.gold, proxy, columns)
     every = choices.build(EvaluationArguments).audit_steps
     # The trainer's reference is in memory in any case, so audits cost no other.
-    policy, reference = load_policy_and_reference(setup, task.source, every)
+    policy, reference = load_policy_and_reference(setup, task.source, every, task.reference)
     lineage = inputs.lineage(task.source, task.data, evaluator.gold)
+    if task.reference is not task.source:
+        lineage["reference"] = inputs.lineage(task.reference, task.data, None)["reference"]
+        run.warn(
+            "training starts from another policy than the reference, so the curve and the verdict "
+            "begin with the former; the table compares with the latter"
+        )
     lineage["reward_models"] = [reward.source or {"name": reward.name} for reward in rewards]
     arguments = {
         "model": policy,
@@ -152,7 +179,7 @@ def train_and_report(
     save_model(run, trainer, setup.tokenizer, choices.get("merge_adapter", False))
     if is_main_process():
         policies.let_go(trainer)
-        report.policy_report(choices, run, setup, task.source, job.evaluator)
+        report.policy_report(choices, run, setup, task.reference, job.evaluator)
 
 
 def check_on_policy(choices: Choices) -> None:
@@ -177,6 +204,10 @@ def check_on_policy(choices: Choices) -> None:
         if choices.get("ptx_coefficient"):
             given, missing = missing, given
         raise InputError(f"{given} needs {missing}; give both, or neither")
+    if options.reference_model is not None and choices.get("use_peft"):
+        raise InputError(
+            "reference_model: the reference of an adapter is its base; leave it out, or use_peft"
+        )
     for name in ("load_in_4bit", "load_in_8bit"):
         if choices.get(name) and choices.get("value_model") in ("policy", "reward"):
             raise InputError(f"{name} trains an adapter; use --value_model shared with it")

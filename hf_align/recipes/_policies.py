@@ -78,9 +78,12 @@ def choose_precompute(choices: Choices, setup: Setup, audit_steps: int) -> None:
 
 
 def load_policy_and_reference(
-    setup: Setup, source: dict[str, Any], audit_steps: int
+    setup: Setup,
+    source: dict[str, Any],
+    audit_steps: int,
+    reference: dict[str, Any] | None = None,
 ) -> tuple[Any, Any]:
-    """The policy and its reference, both from one pinned source.
+    """The policy and its reference, both from one pinned source unless the reference has its own.
 
     The reference is None where the policy itself serves: LoRA without its adapter; or, when its
     log-probabilities are precomputed, the policy before its first step. (Under FSDP TRL would
@@ -89,7 +92,7 @@ def load_policy_and_reference(
     precomputed = getattr(setup.args, "precompute_ref_log_probs", False)
     sharded = os.environ.get("ACCELERATE_USE_FSDP", "false") == "true"
     within = setup.model_args.use_peft or (precomputed and not audit_steps and not sharded)
-    return _load(setup, source), None if within else _load(setup, source)
+    return _load(setup, source), None if within else _load(setup, reference or source)
 
 
 def _load(setup: Setup, source: dict[str, Any]) -> Any:

@@ -143,6 +143,17 @@ def test_a_mistake_is_one_line(args, words, tmp_path, capsys):
     assert stopped.value.code == 2 and words in told and told.count("\n") == 1
 
 
+@pytest.mark.parametrize("name", ["../../etc", "/tmp/x", "a/b", "..", "a\\b", ".hidden", "a b"])
+def test_a_projects_name_cannot_climb_out_of_its_folder(name, tmp_path, capsys):
+    home = tmp_path / "collect"
+    options = ["--output_dir", str(home), "--num_prompts", "2", "--project", name]
+    with pytest.raises(SystemExit) as stopped:
+        collect.main(["prepare", "--policies", "testbed", "--dataset_name", "testbed", *options])
+    assert stopped.value.code == 2 and "project" in capsys.readouterr().err
+    left = [p for p in tmp_path.rglob("*") if p.is_file() and p.parent != home]
+    assert not left and not any("etc" in p.name for p in tmp_path.parent.iterdir())
+
+
 def outputs(*scores):
     return [Output(f"text {score}", "m", facts={"score": score}) for score in scores]
 

@@ -12,9 +12,11 @@ RECIPES = sorted(
 )
 ACCELERATE = sorted((ROOT / "recipes" / "accelerate").glob("*.yaml"))
 WITHOUT_TRAINER = {
+    "arena",
     "collect",
     "compare",
     "evaluate",
+    "explore",
     "filter",
     "best_of_n",
     "goodhart",
@@ -22,6 +24,7 @@ WITHOUT_TRAINER = {
     "annotate",
     "hhh",
     "publish",
+    "online",
 }
 
 
