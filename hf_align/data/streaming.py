@@ -7,6 +7,7 @@ a time, as often as asked; a JSON array alone is read whole. Parquet and the Hub
 from __future__ import annotations
 
 import csv
+import gc
 import io
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -311,8 +312,13 @@ def _hub_stream(name: str, config: str | None, revision: str | None, split: str)
 
 
 def _hub_blocks(data: Any, name: str, label: str, size: int) -> Iterator[Block]:
-    with _hub_errors(name):
-        yield from _arrow_blocks(data, label, size)
+    try:
+        with _hub_errors(name):
+            yield from _arrow_blocks(data, label, size)
+    finally:
+        # Threads of pyarrow's scanner that outlive it can abort Python as it ends:
+        # https://github.com/apache/arrow/issues/45214
+        gc.collect()
 
 
 def _arrow_blocks(data: Any, label: str, size: int) -> Iterator[Block]:
