@@ -13,6 +13,7 @@ import http.client
 import json
 import multiprocessing
 import os
+import random
 import tempfile
 import threading
 import time
@@ -52,7 +53,9 @@ def annotate(port, name, until, every, times):
         connection.request("POST", "/gradio_api/run/collect", data, headers)
         return json.loads(json.loads(connection.getresponse().read())["data"][0])
 
-    reply, due = ask(action="next"), time.monotonic()
+    reply = ask(action="next")
+    time.sleep(every * random.Random(name).random())  # nobody waits for the others to begin
+    due = time.monotonic()
     while time.monotonic() < until:
         token = reply["html"].split('data-token="')[1].split('"')[0]
         start = time.monotonic()
