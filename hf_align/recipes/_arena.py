@@ -11,6 +11,7 @@ from hf_align.arena import Arena, Sampling
 from hf_align.configs import ArenaArguments
 from hf_align.feedback import secret_of
 from hf_align.files import check_writable
+from hf_align.recipes._serving import check_serving
 from hf_align.recipes._stages import Stage, run_stages
 from hf_align.testbed import build_testbed
 from hf_align.types import InputError
@@ -30,14 +31,7 @@ def check_options(options: ArenaArguments) -> None:
         InputError: The app's extra is not installed, or an option that cannot be.
         OSError: The folder cannot be written.
     """
-    try:
-        import hf_align.ui  # noqa: F401
-    except ImportError as error:
-        raise InputError(
-            f"arena needs {error.name}: pip install -c constraints.txt 'hf_align[ui]'"
-        ) from error
-    if options.port is not None and not 0 < options.port < 65_536:
-        raise InputError(f"port is {options.port}; give 1 to 65535")
+    check_serving("arena", options.port)
     if options.at_once < 1:
         raise InputError(f"at_once is {options.at_once}; give 1 or more")
     if not options.max_new_tokens <= options.most_tokens:

@@ -31,6 +31,7 @@ from hf_align.hub import push_dataset
 from hf_align.recipes._collect_prepare import prepare_project
 from hf_align.recipes._parser import Choices
 from hf_align.recipes._publishing import published_line, settle_destination
+from hf_align.recipes._serving import check_serving
 from hf_align.types import Estimate, InputError, Message
 
 STORE = "collect.db"
@@ -99,13 +100,10 @@ def serve(collection: Collection, options: CollectArguments) -> None:
         InputError: No such project, or Gradio is not installed.
         OSError: The port is taken.
     """
-    try:
-        from hf_align.ui import LocalSignIn, build_collect_app
-        from hf_align.ui import serve as serve_app
-    except ImportError as error:
-        raise InputError(
-            f"serve needs {error.name}: pip install -c constraints.txt 'hf_align[ui]'"
-        ) from error
+    check_serving("serve", options.port)
+    from hf_align.ui import LocalSignIn, build_collect_app
+    from hf_align.ui import serve as serve_app
+
     sign_in = LocalSignIn(
         secret_of(Path(options.output_dir).expanduser()),
         frozenset(leads_of(options)),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from hf_align.configs import ExploreArguments
 from hf_align.files import check_writable
+from hf_align.recipes._serving import check_serving
 from hf_align.types import InputError
 
 if TYPE_CHECKING:
@@ -25,14 +26,7 @@ def check_options(options: ExploreArguments) -> None:
         InputError: The app's extra is not installed, a port that is none, or a folder without a
             run.
     """
-    try:
-        import hf_align.ui  # noqa: F401
-    except ImportError as error:
-        raise InputError(
-            f"explore needs {error.name}: pip install -c constraints.txt 'hf_align[ui]'"
-        ) from error
-    if options.port is not None and not 0 < options.port < 65_536:
-        raise InputError(f"port is {options.port}; give 1 to 65535")
+    check_serving("explore", options.port)
     for name in options.runs or ():
         folder = Path(name).expanduser()
         if folder.is_dir() and not (folder / "run.json").is_file():

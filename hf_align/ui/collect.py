@@ -8,7 +8,6 @@ server restarts.
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +17,7 @@ from hf_align.feedback import Collection
 from hf_align.ui.annotating import Annotating, Reply, Respond
 from hf_align.ui.endpoints import text_endpoints
 from hf_align.ui.leading import Leading
-from hf_align.ui.page import frame, launch_options
+from hf_align.ui.page import frame, launch_options, wait_launched
 from hf_align.ui.rate_limits import RateLimit
 from hf_align.ui.sign_in import SignIn
 
@@ -97,16 +96,5 @@ def serve(
         OSError: The port is taken.
     """
     collection.gate.install()
-    _, address, _ = demo.launch(
-        server_name=host,
-        server_port=port,
-        prevent_thread_lock=True,
-        quiet=True,
-        **launch_options(sign_in, text_endpoints(demo), app),
-    )
-    ready(address)
-    try:
-        threading.Event().wait()
-    finally:
-        collection.close()
-        demo.close(verbose=False)
+    options = launch_options(sign_in, text_endpoints(demo), app)
+    wait_launched(demo, options, host, port, ready, finish=collection.close)

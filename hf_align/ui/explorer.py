@@ -6,7 +6,6 @@ A static frame whose parts come from the server as HTML, through one JSON endpoi
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from hf_align.types import InputError
 from hf_align.ui.endpoints import text_endpoints
 from hf_align.ui.explorer_runs import Shelf, Source
 from hf_align.ui.exploring import MOST_RUNS, Exploring
-from hf_align.ui.page import launch_options
+from hf_align.ui.page import launch_options, wait_launched
 from hf_align.ui.rate_limits import RateLimit
 from hf_align.ui.safe_text import escaped
 
@@ -74,18 +73,8 @@ def serve_explorer(
     Raises:
         OSError: The port is taken.
     """
-    _, address, _ = demo.launch(
-        server_name=host,
-        server_port=port,
-        prevent_thread_lock=True,
-        quiet=True,
-        **launch_options(None, text_endpoints(demo), "explorer"),
-    )
-    ready(address)
-    try:
-        threading.Event().wait()
-    finally:
-        demo.close(verbose=False)
+    options = launch_options(None, text_endpoints(demo), "explorer")
+    wait_launched(demo, options, host, port, ready)
 
 
 def explorer_frame(title: str, keys: Sequence[str], allow_others: bool) -> str:

@@ -7,7 +7,8 @@ text per action and repeats it until the server has answered, so a restart in be
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,37 @@ def launch_options(
         middleware.append(Middleware(TextRoutes, answers=answers))
     options["app_kwargs"] = {"middleware": middleware, "docs_url": None, "redoc_url": None}
     return options
+
+
+def wait_launched(
+    demo: gr.Blocks,
+    options: dict[str, Any],
+    host: str | None,
+    port: int | None,
+    ready: Callable[[str], Any],
+    finish: Callable[[], Any] = lambda: None,
+) -> None:
+    """Launches an app, says where it answers, and waits until the process is told to end.
+
+    Args:
+        demo: The app, closed at the end.
+        options: From `launch_options`.
+        host: Address to listen at; Gradio's own choice if None.
+        port: Port; a free one from 7860 if None.
+        ready: Called with the address once the app answers.
+        finish: Called at the end while requests that came in are still answered.
+
+    Raises:
+        OSError: The port is taken.
+    """
+    where = {"server_name": host, "server_port": port}
+    _, address, _ = demo.launch(**where, prevent_thread_lock=True, quiet=True, **options)
+    try:
+        ready(address)
+        threading.Event().wait()
+    finally:
+        finish()
+        demo.close(verbose=False)
 
 
 class PolicyHeader:
