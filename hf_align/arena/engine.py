@@ -277,4 +277,5 @@ def _contestant(candidate: Candidate) -> Contestant:
         revision=revision,
         problem=candidate.problem,
         facts=candidate.run.facts,
+        sha256=candidate.source.get("sha256") if candidate.problem is None else None,
     )

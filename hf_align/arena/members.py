@@ -68,6 +68,7 @@ class Loader:
     def __init__(self, device: str) -> None:
         self.device = device
         self.bodies: dict[tuple[str, str | None], Body] = {}
+        self._folders: list[Home] = []
         self.voices: dict[tuple[str, str | None], tuple[Voice, Any]] = {}
 
     def load(self, candidate: Candidate) -> tuple[Voice, Any]:
@@ -105,6 +106,7 @@ class Loader:
     def _body(self, home: Home) -> Body:
         from hf_align.arena.bodies import Body
 
+        home = self._first_of(home)
         name = home.name if home.revision is not None else str(Path(home.name).resolve())
         key = name, home.revision
         if key not in self.bodies:
@@ -113,7 +115,20 @@ class Loader:
             if not model.can_generate():
                 raise InputError(f"{home.label} is a {type(model).__name__}, which cannot answer")
             self.bodies[key] = Body(model.to(self.device))
+            if home.revision is None:
+                self._folders.append(home)
         return self.bodies[key]
+
+    def _first_of(self, home: Home) -> Home:
+        """The folder read before that this one is a copy of, or itself: an adapter's base may lie
+        in another place than the same model under its own name.
+        """
+        if home.revision is not None:
+            return home
+        weights = _weights_of(home)
+        alike = (other for other in self._folders if _weights_of(other) == weights)
+        same = (other for other in alike if is_same(other.source(), home.source()))
+        return next(same, home)
 
 
 def load_members(
@@ -156,6 +171,11 @@ def load_members(
         other = is_same(candidate.run.reference, reference.source) is False
         member.beta = None if other else candidate.run.beta
     return members
+
+
+def _weights_of(home: Home) -> dict[str, int | None]:
+    """Sizes of its weights, which differ for most models, so that few contents are compared."""
+    return {path: size for path, size in home.sizes.items() if path.endswith(".safetensors")}
 
 
 def is_plain(home: Home) -> bool:

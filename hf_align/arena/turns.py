@@ -97,6 +97,7 @@ class Contestant:
         revision: Commit of its Hub repo; None of a folder.
         problem: Why it cannot answer, in one line; None where it can.
         facts: What its own run says.
+        sha256: Hash of a folder's content, which tells it from what had its name before.
     """
 
     key: str
@@ -105,6 +106,7 @@ class Contestant:
     revision: str | None = None
     problem: str | None = None
     facts: Facts = Facts()
+    sha256: str | None = None
 
 
 @dataclass(frozen=True)

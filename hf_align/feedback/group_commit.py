@@ -98,13 +98,17 @@ class Writer:
         try:
             if batch.error is None:
                 connection.execute("COMMIT")
-        except sqlite3.Error as error:
-            batch.error = error
+        except BaseException as error:
+            batch.error = _told(error)
+            if not isinstance(error, sqlite3.Error):  # Ctrl-C
+                raise
         finally:
             self._batch = None
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            batch.settled.set()
+            try:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+            finally:
+                batch.settled.set()
 
 
 def _take_back(connection: sqlite3.Connection, batch: _Batch, error: BaseException) -> None:
@@ -116,5 +120,11 @@ def _take_back(connection: sqlite3.Connection, batch: _Batch, error: BaseExcepti
             return
         except sqlite3.Error as second:
             error = second
-    known = isinstance(error, sqlite3.Error)
-    batch.error = error if known else sqlite3.OperationalError(str(error))
+    batch.error = _told(error)
+
+
+def _told(error: BaseException) -> sqlite3.Error:
+    """What those are told whose work somebody else's error took along."""
+    if isinstance(error, sqlite3.Error):
+        return error
+    return sqlite3.OperationalError(str(error) or type(error).__name__)

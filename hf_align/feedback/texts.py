@@ -21,9 +21,11 @@ MAX_TEXT = 200_000
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 # What stays invisible or turns the reading direction: bidirectional controls, zero-width
 # characters, line separators, and control characters other than tab, newline and carriage return.
+_JOINED = "[^\u0000-\u02ff\u2000-\u206f\ufeff]"  # scripts and emoji that joiners belong to
 _HIDDEN = re.compile(
-    "[\u202a-\u202e\u2066-\u2069\u200b-\u200f\u061c\u2028\u2029\ufeff\u00ad"
+    "[\u202a-\u202e\u2066-\u2069\u200b\u200e\u200f\u061c\u2028\u2029\ufeff\u00ad"
     "\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f]"
+    f"|(?<!{_JOINED})[\u200c\u200d]|[\u200c\u200d](?!{_JOINED})"
 )
 _FORMULA = re.compile(r"[\s\x00]*[=+\-@＝＋－＠|%]|^[\t\r\n]")
 
@@ -81,7 +83,10 @@ def check_prompt(prompt: object) -> Text:
 
 
 def visible_text(text: str) -> str:
-    """The text with every hidden or direction-turning character spelled out, as in ⟦U+202E⟧."""
+    """The text with every hidden or direction-turning character spelled out, as in ⟦U+202E⟧.
+
+    Joiners stay where they belong, between letters that are written joined and within emoji.
+    """
     return _HIDDEN.sub(lambda match: f"⟦U+{ord(match[0]):04X}⟧", text)
 
 

@@ -64,7 +64,7 @@ def next_command(record: dict[str, Any], path: Path, report: dict[str, Any]) -> 
         return f"the same with {earlier}, or with a larger beta, and another --output_dir"
     config = record["config"]
     on_testbed = config["dataset_name"] == "testbed"
-    python = _python()
+    python = python_command()
     if record["recipe"] == "sft" and config["use_peft"] and not config["merge_adapter"]:
         return "the same with --merge_adapter, which saves one model that dpo can start from"
     if record["recipe"] == "sft":
@@ -102,7 +102,7 @@ def next_command(record: dict[str, Any], path: Path, report: dict[str, Any]) -> 
     return "the same with --push_to_hub --hub_model_id ORG/NAME, which is private"
 
 
-def _python() -> str:
+def python_command() -> str:
     """How to call the interpreter that has this library, from here."""
     path = os.path.relpath(sys.executable)
     return "python" if path.startswith("..") else path

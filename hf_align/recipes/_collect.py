@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shlex
 import tempfile
 import threading
 import time
@@ -28,6 +29,7 @@ from hf_align.feedback import (
 )
 from hf_align.files import check_writable
 from hf_align.hub import push_dataset
+from hf_align.recipes._closing import python_command
 from hf_align.recipes._collect_prepare import prepare_project
 from hf_align.recipes._parser import Choices
 from hf_align.recipes._publishing import published_line, settle_destination
@@ -228,7 +230,8 @@ def export(options: CollectArguments) -> str:
     train = folder / f"train.{options.export_format}"
     lines = [f"{folder}: {rows}" + (f"; left out: {dropped}" if dropped else "")]
     if options.export_kind == "preference" and options.export_format != "csv":
-        lines.append(f"next: python -m hf_align.recipes.reward --dataset_name {train}")
+        data = shlex.quote(str(train))
+        lines.append(f"next: {python_command()} -m hf_align.recipes.reward --dataset_name {data}")
     return "\n".join(lines)
 
 

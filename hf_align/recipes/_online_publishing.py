@@ -14,6 +14,7 @@ from typing import Any
 from hf_align.configs import OnlineArguments
 from hf_align.files import write_text
 from hf_align.hub import Destination, push_dataset, tag_commit, tags_of
+from hf_align.recipes._online_mix import data_of
 from hf_align.recipes._online_stages import place
 from hf_align.recipes._parser import Choices
 from hf_align.recipes._publishing import (
@@ -69,7 +70,7 @@ def _check_tags(pairs: Destination, folder: Path) -> None:
     """Refuses a repo with a round that this folder has not even begun to mix."""
     for tag in sorted(tags_of(pairs.repo_id, "dataset")):
         number = tag.removeprefix("round-")
-        begun = folder / place(int(number), "mix") if number.isdigit() else None
+        begun = folder / place(int(number), "mix") if number.isdecimal() else None
         if tag.startswith("round-") and begun is not None and not begun.is_dir():
             raise InputError(
                 f"hub_dataset_id {pairs.repo_id} has a {tag} of another run; name another repo"
@@ -80,7 +81,7 @@ def publish_round(folder: Path, number: int, destinations: Destinations | None) 
     """Pushes a round's mixed pairs and tags them, where that was asked for and is not done.
 
     Raises:
-        InputError: Another commit has the tag.
+        InputError: Another commit has the tag, or the round was made again since.
         OSError: The Hub refuses or cannot be reached; the round stays complete on disk, and the
             same command goes on with it.
     """
@@ -88,16 +89,19 @@ def publish_round(folder: Path, number: int, destinations: Destinations | None) 
         return
     target, tag = destinations.pairs, f"round-{number}"
     mix, note = folder / place(number, "mix"), folder / place(number, PUBLISHED)
-    if _noted(note) == target.repo_id:
+    noted, content = _read(note), data_of(mix)["sha256"]
+    if noted.get("repo_id") == target.repo_id:
+        if noted["sha256"] != content:
+            raise InputError(
+                f"hub_dataset_id {target.repo_id} has {tag} from before {mix} was made again with "
+                "other pairs; name another repo"
+            )
         return
     published = push_dataset(mix, target)
     tag_commit(target.repo_id, "dataset", tag, published.commit)
-    write_text(note, json.dumps({"repo_id": target.repo_id, **asdict(published)}, indent=2) + "\n")
+    noted = {"repo_id": target.repo_id, **asdict(published), "sha256": content}
+    write_text(note, json.dumps(noted, indent=2) + "\n")
     print(f"round {number} {published_line(published, target)}, revision {tag}")
-
-
-def _noted(note: Path) -> str | None:
-    return _read(note).get("repo_id")
 
 
 def _read(note: Path) -> dict[str, Any]:
@@ -105,9 +109,9 @@ def _read(note: Path) -> dict[str, Any]:
 
 
 def published_pairs(folder: Path, number: int) -> list[dict[str, Any]]:
-    """A round's mixed pairs as a lineage names them, where they were published."""
+    """A round's mixed pairs as a lineage names them, where these were published."""
     noted = _read(folder / place(number, PUBLISHED))
-    if not noted:
+    if not noted or noted["sha256"] != data_of(folder / place(number, "mix"))["sha256"]:
         return []
     return [{"name": noted["repo_id"], "kind": "hub", "revision": noted["commit"], "sha256": None}]
 

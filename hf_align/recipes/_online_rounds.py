@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from hf_align.configs import OnlineArguments
 from hf_align.diagnostics.overoptimization import Curve
 from hf_align.diagnostics.report import load_report
 from hf_align.feedback import Store, missing_votes, progress
+from hf_align.recipes._closing import python_command
 from hf_align.recipes._collect import STORE
 from hf_align.recipes._online_parts import ACCURACY
 from hf_align.recipes._online_stages import VOTES, place
@@ -172,6 +174,7 @@ def wait_for_people(folder: Path, number: int) -> str | None:
         return None
     return (
         f"round {number} waits for people: {missing} of {done.wanted} votes on {done.items} pairs "
-        f"are missing\n  python -m hf_align.recipes.collect serve --output_dir {home}\n"
+        f"are missing\n  {python_command()} -m hf_align.recipes.collect serve "
+        f"--output_dir {shlex.quote(str(home))}\n"
         "lets them vote; once all are there, the same command goes on"
     )

@@ -14,7 +14,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -53,14 +53,20 @@ def recipe(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | No
             _stop(f"error: {error}", 2)
         except OSError as error:
             _stop(f"error: {' '.join(str(error).split())}", 1)
-        except KeyboardInterrupt:
-            _stop(
-                "\nstopped; add --resume_from_checkpoint to go on from the last checkpoint, "
-                "or --overwrite to start again",
-                130,
-            )
+        except KeyboardInterrupt as error:
+            how = str(error) or _ways_on(main.__globals__["make_parser"]().options)
+            _stop("\nstopped" + (how and f"; {how}"), 130)
 
     return wrapped
+
+
+def _ways_on(options: Container[str]) -> str:
+    """What a recipe with these options can do after Ctrl-C."""
+    ways = {
+        "resume_from_checkpoint": "add --resume_from_checkpoint to go on from the last checkpoint",
+        "overwrite": "--overwrite to start again",
+    }
+    return ", or ".join(way for option, way in ways.items() if option in options)
 
 
 def _stop(message: str, code: int) -> None:

@@ -180,10 +180,12 @@ def _workers(count: int) -> Iterator[ProcessPoolExecutor]:
     pool = ProcessPoolExecutor(count, mp_context=spawn, initializer=_prepare_worker)
     try:
         yield pool
-    except BaseException:
+    except BaseException as error:
         pool.shutdown(wait=False, cancel_futures=True)
         for child in set(multiprocessing.active_children()) - others:
             child.terminate()
+        if isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt("the same command goes on") from error
         raise
     finally:
         pool.shutdown()

@@ -165,7 +165,9 @@ def model_card(one: Contestant) -> str:
         # A report's sentence begins with its label.
         why = (facts.verdict_text or "").removeprefix(f"{facts.verdict}:").strip()
         why = f"<p>{escaped(why[:1].upper() + why[1:])}</p>" if why else ""
-        verdict = f'<p class="label">{escaped(facts.verdict)}</p>{why}'
+        verdict = (
+            f'<p class="label">Verdict on over-optimisation: {escaped(facts.verdict)}</p>{why}'
+        )
     return f'<article class="card"><h3>{name}</h3>{problem}{verdict}<dl>{listed}</dl></article>'
 
 

@@ -202,8 +202,9 @@ def output_of(turn: Turn, contestants: Sequence[Contestant], place: int) -> Outp
             **{"log_ratio": measures.log_ratio, "implicit_reward": measures.implicit_reward},
         }
         facts |= {name: value for name, value in named.items() if value is not None}
+    commit = contestant.revision or contestant.sha256 or ""
     return Output(
-        *(answer.text, contestant.name, contestant.revision or "", sampling, turn.sampling.seed),
+        *(answer.text, contestant.name, commit, sampling, turn.sampling.seed),
         facts=facts,
     )
 

@@ -242,5 +242,6 @@ def _sampling(turn: Turn) -> str:
     asked = turn.sampling
     heat = f"temperature {asked.temperature:g}" if asked.temperature else "greedy"
     return (
-        f"{heat}, top-p {asked.top_p:g}, at most {asked.max_new_tokens} tokens, seed {asked.seed}"
+        f"{heat}, top-p {asked.top_p:g}, at most {asked.max_new_tokens} tokens, seed {asked.seed}; "
+        "what is measured is measured at temperature 1"
     )

@@ -169,7 +169,12 @@ def wait_launched(
         OSError: The port is taken.
     """
     where = {"server_name": host, "server_port": port}
-    _, address, _ = demo.launch(**where, prevent_thread_lock=True, quiet=True, **options)
+    try:
+        _, address, _ = demo.launch(**where, prevent_thread_lock=True, quiet=True, **options)
+    except OSError as error:
+        if port is None or "empty port" not in str(error):
+            raise
+        raise OSError(f"port {port} is taken; give another one, or none for a free one") from error
     try:
         ready(address)
         threading.Event().wait()

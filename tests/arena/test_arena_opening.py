@@ -1,6 +1,8 @@
 """Who takes part: weights read once, adapters on one base, and a line for each that cannot."""
 
 import json
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,6 +18,7 @@ from hf_align.diagnostics.logps import score_samples
 from hf_align.diagnostics.overoptimization import Verdict
 from hf_align.diagnostics.report import build_report
 from hf_align.hub.loading import find_home
+from hf_align.hub.models import content_hash
 from hf_align.types import Estimate, InputError
 
 PROMPT = "w1 w2 w3"
@@ -205,6 +208,21 @@ def test_text_is_shown_as_the_runs_say_that_prompts_were(folders, tmp_path, conf
     assert [arena._members[c.key].chat for c in arena.contestants] == [chat, chat]
     alone = Arena.open([folders.base], device="cpu")
     assert alone._members["base"].chat  # it has a template, and nobody says otherwise
+
+
+def test_an_adapter_shares_a_copy_of_its_base_and_nothing_that_differs(folders, tmp_path):
+    copy, changed = tmp_path / "sft", tmp_path / "changed"
+    shutil.copytree(folders.base, copy)
+    shutil.copytree(folders.base, changed)
+    weights = changed / "model.safetensors"  # as long as before, with other numbers in it
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\0")
+    names = [str(copy), folders.adapter, str(changed)]
+    arena = Arena.open(names, reference=str(copy), device="cpu", prompt_format="text")
+    bodies = [member.voice.body for member in arena._members.values()]
+    assert bodies[0] is bodies[1]
+    assert bodies[2] is not bodies[0]
+    marks = [one.sha256 for one in arena.contestants]
+    assert marks == [content_hash(Path(name)) for name in names] and len(set(marks)) == 3
 
 
 def test_an_adapter_with_layers_of_its_own_gets_a_base_of_its_own(folders, tmp_path):

@@ -250,6 +250,15 @@ def test_hidden_characters_are_spelled_out():
     assert shown == "safe⟦U+202E⟧gnp.exe⟦U+2066⟧⟦U+200B⟧⟦U+0007⟧ שלום\ttab\n"
 
 
+def test_joiners_stay_where_scripts_and_emoji_need_them_and_hide_nowhere_else():
+    family, persian, hindi = "👩\u200d👧", "می\u200cروم", "क्\u200dष"
+    coloured = "❤\ufe0f\u200d🔥"
+    for text in (family, persian, hindi, coloured):
+        assert visible_text(text) == text
+    for text in ("pass\u200dword", "\u200d👩", "👩\u200d", "می\u200b\u200cروم"):
+        assert "⟦U+200" in visible_text(text)
+
+
 def test_raw_events_are_complete_and_nameless(voted):
     collection, _ = voted
     rows, _ = exported(collection, "raw")

@@ -168,3 +168,36 @@ def test_a_store_that_is_closed_tells_everyone(disk):
     assert all("is closed" in line for line in failed)
     stored = [event["event_id"] for event in Store(disk / "c.db").events()]
     assert len(stored) == len(set(stored)) and (failed or len(stored) == 400)
+
+
+@pytest.mark.parametrize("fault", ["commit interrupted", "rollback fails"])
+def test_nobody_is_told_of_a_commit_that_did_not_happen(slow, fault):
+    writer, inside, told = Writer(lambda: slow), threading.Event(), []
+
+    def breaks(statement, *rest):
+        if statement == "COMMIT":
+            interrupted = fault == "commit interrupted"
+            raise KeyboardInterrupt if interrupted else sqlite3.OperationalError("disk I/O error")
+        if statement == "ROLLBACK" and fault == "rollback fails":
+            raise sqlite3.OperationalError("disk I/O error")
+        return Slow.execute(slow, statement, *rest)
+
+    def write(word):
+        try:
+            with writer.transaction() as connection:
+                connection.execute("INSERT INTO words VALUES (?)", (word,))
+                inside.set()
+                while word == "first" and not writer._waiting:
+                    pass
+            told.append("stored")
+        except BaseException as error:
+            told.append(type(error))
+
+    slow.execute = breaks
+    threads = run([lambda: write("first")])
+    assert inside.wait(5)
+    threads += run([lambda: write("second")])
+    for thread in threads:
+        thread.join(5)
+    assert not any(thread.is_alive() for thread in threads)
+    assert len(told) == 2 and "stored" not in told

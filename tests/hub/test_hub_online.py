@@ -14,7 +14,12 @@ from hf_align.recipes import _online_mix as mixing
 from hf_align.recipes import _online_parts as parts
 from hf_align.recipes import _online_prompts as dealing
 from hf_align.recipes import online
-from hf_align.recipes._online_publishing import Destinations, check_rounds, publish_round
+from hf_align.recipes._online_publishing import (
+    Destinations,
+    check_rounds,
+    publish_round,
+    published_pairs,
+)
 from hf_align.recipes._online_stages import settled
 from hf_align.types import InputError
 
@@ -73,6 +78,21 @@ def test_a_run_that_died_between_push_and_note_completes_it(hub, folder):
     (folder / "rounds/1/published.json").unlink()
     publish_round(folder, 1, TARGETS)
     assert tags_of(REPO, "dataset") == before
+
+
+def test_a_round_that_was_made_again_is_not_taken_for_the_published_one(hub, folder):
+    publish_round(folder, 1, TARGETS)
+    tags = tags_of(REPO, "dataset")
+    assert published_pairs(folder, 1)[0]["revision"] == tags["round-1"]
+    file = next((folder / "rounds/1/mix/data").glob("train*"))
+    parquet.write_table(parquet.read_table(file).slice(1), file)
+    assert published_pairs(folder, 1) == []
+    with pytest.raises(InputError, match=r"round-1 from before .* was made again"):
+        publish_round(folder, 1, TARGETS)
+    assert tags_of(REPO, "dataset") == tags
+    other = Destinations(TARGETS.model, Destination(f"{USER}/others"))
+    publish_round(folder, 1, other)
+    assert published_pairs(folder, 1)[0]["name"] == f"{USER}/others"
 
 
 def test_a_tag_keeps_its_commit(hub, folder):

@@ -1,7 +1,9 @@
 """The scheduler: order, what is kept, what goes on, what a failure or a kill leaves."""
 
+import importlib
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -12,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from hf_align.recipes._stages import Stage, log_of, run_stages, state_of
+from hf_align.recipes._parser import RecipeParser
+from hf_align.recipes._stages import Stage, _workers, log_of, run_stages, state_of
 from hf_align.types import InputError
 
 DUMMY = textwrap.dedent(
@@ -182,3 +185,24 @@ def test_stages_come_after_their_needs(dummy, tmp_path):
     for stages in ([dummy("a", needs="b"), dummy("b")], [dummy("a"), dummy("a")]):
         with pytest.raises(ValueError, match="stage a"):
             run_stages(stages, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["dpo", "filter", "online", "collect"])
+def test_ctrl_c_names_only_options_that_the_recipe_has(name, monkeypatch, capsys):
+    def interrupted(self, args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RecipeParser, "parse", interrupted)
+    module = importlib.import_module(f"hf_align.recipes.{name}")
+    with pytest.raises(SystemExit) as stopped:
+        module.main([])
+    said = capsys.readouterr().err
+    assert stopped.value.code == 130 and "stopped" in said
+    named = re.findall(r"--(\w+)", said)
+    assert set(named) <= set(module.make_parser().options)
+    assert ("resume_from_checkpoint" in named) == (name == "dpo")
+
+
+def test_ctrl_c_in_a_study_says_how_to_go_on():
+    with pytest.raises(KeyboardInterrupt, match="the same command goes on"), _workers(1):
+        raise KeyboardInterrupt

@@ -137,6 +137,16 @@ def test_a_vote_is_stored_with_all_that_made_the_answers(make, choice):
     assert item["body"]["facts"] == {"source": "arena"} and item["body"]["withdrawn"]
 
 
+def test_a_vote_on_a_folder_says_by_its_hash_what_was_in_it(make):
+    folders = [replace(one, revision=None, sha256=one.key * 3) for one in CONTESTANTS[:2]]
+    answering = make(FakeArena(contestants=(*folders, CONTESTANTS[2])))
+    turn = ask(answering, "why", blind=True)[-1]["turn"]
+    act(answering, action="vote", turn=turn, choice="left")
+    [item] = stored(answering)[1]
+    told = {output["model"]: output["revision"] for output in item["body"]["outputs"]}
+    assert told == {one.name: one.sha256 for one in folders}
+
+
 def test_a_vote_counts_once_and_cannot_be_changed_into_another(make):
     answering = make()
     turn = ask(answering, "why", blind=True)[-1]["turn"]

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import socket
 import zipfile
 
 import pytest
@@ -10,6 +11,7 @@ from ui_world import ATTACKS, LEAD, MODELS, SECRET, Reader, item, quiz, request_
 
 from hf_align.feedback import Output
 from hf_align.ui import LocalSignIn, SpaceSignIn
+from hf_align.ui.page import wait_launched
 from hf_align.ui.rate_limits import RateLimit
 
 ANN, BEN = "local:ann", "local:ben"
@@ -364,3 +366,14 @@ def test_the_lead_settles_pauses_changes_and_exports(make_pages):
 def test_a_leads_mistake_is_one_line(make_pages, body):
     reply = make_pages().lead(LEAD, **body)
     assert reply["code"] == "input" and "\n" not in reply["error"]
+
+
+def test_a_port_that_is_taken_is_named():
+    import gradio as gr
+
+    with socket.socket() as other, gr.Blocks() as demo:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(OSError, match=f"^port {port} is taken"):
+            wait_launched(demo, {}, "127.0.0.1", port, lambda address: None)

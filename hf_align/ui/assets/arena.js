@@ -305,8 +305,9 @@
   const remember = () => {
     const before = kept(HISTORY, "sessionStorage") || [];
     const asked_at = new Date().toTimeString().slice(0, 5);
-    const prompt = asked.prompt.length > LONGEST_LINK ? asked.prompt.slice(0, LONGEST_LINK) : asked.prompt;
-    const now = [{ ...asked, prompt, turn, asked_at }, ...before].slice(0, KEPT);
+    const cut = asked.prompt.length > LONGEST_LINK;
+    const prompt = cut ? asked.prompt.slice(0, LONGEST_LINK) : asked.prompt;
+    const now = [{ ...asked, prompt, cut, turn, asked_at }, ...before].slice(0, KEPT);
     keep(HISTORY, "sessionStorage", now);
     showHistory();
   };
@@ -338,6 +339,7 @@
     fill(one);
     enter("idle");
     await act({ action: "show", turn: one.turn });
+    if (one.cut) say(`Of this long prompt only the first ${LONGEST_LINK} characters were kept.`, true);
     view.focus();
   };
 
