@@ -234,6 +234,9 @@ def _pair(
     if direction == 0 and options.ties == "drop":
         counts.dropped["tie"] += 1
         return
+    if not all(output["completion"].strip() for output in item["outputs"]):
+        counts.dropped["empty output"] += 1
+        return
     orders = ["ab"] if direction > 0 else ["ba"] if direction < 0 else ["ab", "ba"]
     for order in orders:
         yield {
@@ -250,6 +253,9 @@ def _rankings(item: Row, votes: list[Row], options: ExportOptions, counts: Count
     if item["kind"] != "ranking":
         return
     given = [vote for vote in votes if vote.get("ranks")]
+    if not all(output["completion"].strip() for output in item["outputs"]):
+        counts.dropped["empty output"] += len(given) if options.votes == "single" else bool(given)
+        return
     letters = LETTERS[: len(item["outputs"])]
     row = {
         "prompt": item["prompt"],
@@ -286,6 +292,9 @@ def _unpaired(item: Row, votes: list[Row], options: ExportOptions, counts: Count
             good, bad = good + (label is True), bad + (label is False)
         if good == bad:
             counts.dropped["no_label" if not good else "tie"] += 1
+            continue
+        if not item["outputs"][index]["completion"].strip():
+            counts.dropped["empty output"] += 1
             continue
         yield {
             "prompt": item["prompt"],

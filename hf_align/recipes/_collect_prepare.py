@@ -74,6 +74,7 @@ def prepare_project(collection: Collection, options: CollectArguments, actor: st
     project, guidelines = _project(options), _guidelines(options)
     prompts, references = read_prompts(options)
     candidates = sample_candidates(options, prompts, references)
+    candidates, empty = without_empty(candidates)
     candidates, told = scan_identity(candidates, options)
     candidates = scored(candidates, options.reward_model)
     items = select_items(candidates, options)
@@ -88,6 +89,8 @@ def prepare_project(collection: Collection, options: CollectArguments, actor: st
         f"({kinds.count('pair')} pairs, {kinds.count('ranking')} rankings, {len(gold)} with a "
         f"known answer); {len(prompts) - len(items)} prompts had too few different outputs"
     ]
+    if empty:
+        lines.append(f"outputs without a word, left out, since nothing trains on them: {empty}")
     if told:
         done = "left out" if options.identity == "drop" else "kept"
         words = ", ".join(f"{word} {count}" for word, count in sorted(told.items()))
@@ -183,6 +186,16 @@ def sample_candidates(
         Candidates(prompt, tuple({o.completion: o for o in reversed(outputs)}.values())[::-1])
         for prompt, outputs in zip(prompts, written, strict=True)
     ]
+
+
+def without_empty(candidates: Sequence[Candidates]) -> tuple[list[Candidates], int]:
+    """The candidates that say something, and how many outputs do not."""
+    kept = [
+        Candidates(one.prompt, tuple(o for o in one.outputs if o.completion.strip()))
+        for one in candidates
+    ]
+    counted = sum(len(one.outputs) for one in candidates) - sum(len(one.outputs) for one in kept)
+    return kept, counted
 
 
 def _add_samples(
@@ -351,7 +364,9 @@ def testbed_gold(seed: int, number: int = 12, quiz: int = 3, margin: float = 1.5
         first, second = gold_reward([prompt] * 2, list(texts))
         if abs(first - second) < margin:
             continue
-        best = "a" if first > second else "b"
+        best = "ab"[len(items) % 2]  # no place is right more often, in the quiz neither
+        if (first > second) != (best == "a"):
+            texts = texts[::-1]
         said = " ".join(f"**{'AB'[i]}**: {explain(prompt, texts[i])}." for i in range(2))
         known = Gold(best, said, len(items) < quiz)
         items.append(Item(prompt, tuple(Output(text, "gold") for text in texts), gold=known))

@@ -53,6 +53,25 @@ def voted(make_collection):
     return collection, said
 
 
+def test_an_output_without_a_word_trains_nothing_and_is_counted(make_collection):
+    empty = Item("says nothing", (Output("   ", "m"), Output("words", "n")))
+    several = Item("one of three", tuple(Output(text, "m") for text in ("", "one", "two")))
+    collection = make_collection([*pairs(1), empty, several], overlap=1)
+    person = collection.sign_in("p", "local:a")
+    for _ in range(3):
+        task = collection.next("p", person)
+        ranking = len(task.completions) == 3
+        answer = Answer(ranks=[1, 2, 3]) if ranking else Answer(choice="left")
+        collection.submit(person, task.token, answer)
+    for kind in ("preference", "ranking"):
+        rows, counts = exported(collection, kind, ties="both")
+        assert all(row["prompt"] not in ("says nothing", "one of three") for row in rows)
+        assert counts.dropped["empty output"] == 1, kind
+    rows, _ = exported(collection, "unpaired", labels="choices")
+    assert all(row["completion"].strip() for row in rows)
+    assert len(exported(collection, "battle")[0]) == 2  # who won is known all the same
+
+
 def test_battles_say_who_stood_left_and_who_won(voted):
     collection, said = voted
     rows, _ = exported(collection, "battle")

@@ -16,6 +16,7 @@ from hf_align.recipes._collect_prepare import (
     pick_pair,
     scan_identity,
     select_items,
+    without_empty,
 )
 from hf_align.recipes._collect_prepare import (
     testbed_gold as known_answers,
@@ -158,6 +159,12 @@ def outputs(*scores):
     return [Output(f"text {score}", "m", facts={"score": score}) for score in scores]
 
 
+def test_outputs_without_a_word_are_left_out_and_counted():
+    said = Candidates("p", (Output("", "m"), Output("tea", "m"), Output(" \n", "m")))
+    kept, count = without_empty([said, Candidates("q", ())])
+    assert [[o.completion for o in one.outputs] for one in kept] == [["tea"], []] and count == 2
+
+
 def test_pairs_are_picked_as_their_names_say():
     drawn = outputs(0.0, 5.0, 5.5, -9.0)
     assert {o.facts["score"] for o in pick_pair(drawn, "hard")} == {5.0, 5.5}
@@ -189,7 +196,8 @@ def test_known_answers_are_right_and_on_both_sides():
     for item in items:
         first, second = gold_reward([item.prompt] * 2, [o.completion for o in item.outputs])
         assert (first > second) == (item.gold.best == "a") and abs(first - second) >= 1.5
-    assert {item.gold.best for item in items} == {"a", "b"}
+    assert [item.gold.best for item in items].count("a") == 10
+    assert {item.gold.best for item in items if item.gold.quiz} == {"a", "b"}
 
 
 def test_a_file_of_known_answers_is_read_or_named_by_line(tmp_path):
