@@ -3,7 +3,8 @@
     python tests/benchmarks/collect_load.py [--annotators 50] [--seconds 20]
 
 Starts the app in a process of its own on a store in a temporary folder. Annotators together try for
-`--offered` votes a second, or vote as fast as they are answered where that is 0. Clients share the
+`--offered` votes a second, or vote as fast as they are answered where that is 0; they begin at
+random moments, or with `--in_step` at the same one. Clients share the
 machine's cores with the server, whose own processor time per vote is told too (Linux). Exits with 1
 below 100 votes/s, or above 300 ms at the 95th percentile.
 """
@@ -38,8 +39,8 @@ def serve_app(folder, port, ready):
     serve(demo, collection, sign_in, port=port, ready=lambda _: ready.set())
 
 
-def annotate(port, name, until, every, times):
-    """One annotator's session: votes until the time is over."""
+def annotate(port, name, until, every, wait, times):
+    """One annotator's session: after a wait, votes until the time is over."""
     from hf_align.ui import LocalSignIn
 
     headers = {
@@ -54,7 +55,7 @@ def annotate(port, name, until, every, times):
         return json.loads(json.loads(connection.getresponse().read())["data"][0])
 
     reply = ask(action="next")
-    time.sleep(every * random.Random(name).random())  # nobody waits for the others to begin
+    time.sleep(wait)
     due = time.monotonic()
     while time.monotonic() < until:
         token = reply["html"].split('data-token="')[1].split('"')[0]
@@ -78,6 +79,7 @@ def main():
     parser.add_argument("--annotators", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--offered", type=float, default=110.0)
+    parser.add_argument("--in_step", action="store_true", help="all vote at the same moment")
     parser.add_argument("--port", type=int, default=7955)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -91,9 +93,16 @@ def main():
         before, until = cpu_seconds(server), time.monotonic() + asked.seconds
         times = []
         every = asked.annotators / asked.offered if asked.offered else 0.0
-        people = [
-            threading.Thread(target=annotate, args=(asked.port, f"ann {n}", until, every, times))
+        # People do not begin together, unless that is what is asked.
+        waits = [
+            0.0 if asked.in_step else every * random.Random(n).random()
             for n in range(asked.annotators)
+        ]
+        people = [
+            threading.Thread(
+                target=annotate, args=(asked.port, f"ann {n}", until, every, wait, times)
+            )
+            for n, wait in enumerate(waits)
         ]
         for person in people:
             person.start()
